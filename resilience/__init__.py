@@ -1,0 +1,1 @@
+"""The mechanism: breaker, call store, retry, classification. Redis here; no Celery, no HTTP."""
