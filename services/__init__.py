@@ -1,0 +1,1 @@
+"""The outside world: one client a service. HTTP and SMTP here; no Celery, no Redis."""
