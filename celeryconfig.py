@@ -1,0 +1,103 @@
+"""Celery's settings, each with its reason. Policy stands in config.yml; what is measured in docs/architecture.md.
+
+Celery on Redis neither keeps every message nor runs it once. The call store is the truth; a message is a wake-up call.
+"""
+
+from kombu import Exchange, Queue
+
+from resilience.config import load as _load
+
+_settings = _load()
+_run = _settings.task_time_limit
+
+broker_url = _settings.broker.url or _settings.redis.url
+# No results: the state of a call is in the store, and a result backend makes a publish block while Redis is down.
+result_backend = None
+task_ignore_result = True
+
+task_serializer = result_serializer = "json"
+accept_content = ["json"]
+enable_utc = True
+timezone = "UTC"
+
+# Two queues, so that no number of slow calls delays dispatching, health checks and alerts. A misspelt queue is an
+# error, not a queue that nobody reads; `celery` is where another service's send_task without a queue ends, and the
+# calls workers read it too (tasks/celery.py).
+task_queues = [Queue(name, Exchange(name), routing_key=name) for name in ("calls", "control", "celery")]
+task_default_queue = "calls"
+task_create_missing_queues = False
+task_routes = {f"tasks.{name}.*": {"queue": "control"} for name in ("dispatch", "health", "alerts")}
+
+# A message is kept until its task is over: a killed worker's message comes back. The store tells a duplicate.
+task_acks_late = True
+# False would run a task that fails, or is too slow, for ever.
+task_acks_on_failure = True
+task_acks_on_timeout = True
+# A child that dies hands its message back; without a bound it would do so for ever, hence the second line.
+task_reject_on_worker_lost = True
+task_retry_on_worker_lost = True
+# Its default revokes and then acknowledges what ran when the connection went: lost.
+worker_cancel_long_running_tasks_on_connection_loss = False
+# Needs a result backend and does not see copies that run at the same time.
+worker_deduplicate_successful_tasks = False
+
+# The soft limit lets a task write its verdict; the hard one bounds the visibility timeout.
+task_soft_time_limit = _run - 10
+task_time_limit = _run
+
+# Calls wait for the network, not for the processor.
+worker_concurrency = 8
+# One message a process: what a worker holds back, nobody else can take.
+worker_prefetch_multiplier = 1
+# Above any number of retries that wait at once; at the limit a worker consumes nothing.
+worker_eta_task_limit = 1000
+worker_max_tasks_per_child = 1000
+
+# SIGTERM waits so long for running tasks and then hands them back (with REMAP_SIGTERM=SIGQUIT, see docker-compose.yml).
+worker_soft_shutdown_timeout = _run
+# Otherwise retries that wait in an idle worker are not handed back.
+worker_enable_soft_shutdown_on_idle = True
+
+# The default gives up after 100 tries, and a worker that stopped trying looks alive.
+broker_connection_retry_on_startup = True
+broker_connection_max_retries = None
+_on_redis = broker_url.startswith(("redis", "rediss", "unix", "sentinel"))
+broker_transport_options = {
+    # Longer than the longest countdown and run together (config.py checks it): shorter runs a task twice.
+    "visibility_timeout": _settings.broker.visibility_timeout,
+    # A sweep each 5 s instead of each 100 s, and a sweeper that was killed blocks the next one for 30 s, not 300 s.
+    "unacked_restore_interval": 5,
+    "unacked_restore_throttle": 1,
+    "unacked_mutex_expire": 30,
+    # kombu's default waits for ever on a connection that is half open.
+    "socket_timeout": 10,
+    "socket_connect_timeout": 5,
+    "socket_keepalive": True,
+    "health_check_interval": 10,
+    # Caps the wait of a publish as well. Short: the store is the outbox, the dispatcher publishes again.
+    "connect_retries_timeout": 5,
+    "client_name": "lineman",
+    "priority_steps": [0],
+    "queue_order_strategy": "round_robin",
+} if _on_redis else {}
+task_publish_retry_policy = {"max_retries": 3, "interval_start": 0, "interval_step": 0.2, "interval_max": 1}
+
+# Flower shows tasks only with events.
+worker_send_task_events = True
+task_send_sent_event = True
+
+# A tick nobody ran in time is worth nothing: without `expires` they pile up while the control worker is away. Not
+# shorter than 30 s, since the clocks of two hosts differ.
+def _every(task: str, seconds: float, *args: str) -> dict:
+    return {"task": task, "schedule": seconds, "args": args, "options": {"expires": max(30.0, seconds)}}
+
+
+beat_schedule = {
+    "dispatch": _every("tasks.dispatch.dispatch", _settings.calls.dispatch.interval),
+    "alerts": _every("tasks.alerts.watch", _settings.alerts.interval),
+    **{f"health of {name}": _every("tasks.health.check", service.health.interval, name)
+       for name, service in _settings.services.items() if service.enabled},
+}
+beat_max_loop_interval = min(5.0, *(entry["schedule"] for entry in beat_schedule.values()))
+# `celery inspect ping -d celerybeat@HOST` answers only while beat's loop goes on.
+beat_enable_remote_control = True

@@ -1,0 +1,85 @@
+-- uses: base gate call
+-- One tick of the dispatcher: takes what is due, releases what the gates allow, feeds Celery, forgets the expired.
+-- ARGV a: batch (how many due calls at most), room (how many messages Celery's queue still takes), republish,
+--   look_up_timeout, backlog_check, retention, services {name: {policy, rate, max_rate}}
+-- Returns {place: [ids], look_up: [ids], more: 1 when a full batch was due}.
+-- Invariant: what is handed out here comes back by its deadline unless somebody moves it on.
+local look_up = {}
+
+local function take_due(id)
+  local c = call_load(id)
+  if not c or TERMINAL[c.state] then
+    redis.call('ZREM', key('due'), id)
+  elseif c.state == 'queued' or c.state == 'retrying' then
+    call_wait(c)
+  elseif c.state == 'dialing' then
+    call_move(c, 'in_doubt', now, 'call_in_doubt',
+      {looks = num(c.looks), absent = 0, errors = 0, doubt_since = now, owner = false, reason = 'the worker did not report in time'},
+      {attempt_id = attempt_id(c), reason = 'the worker did not report in time'})
+    redis.call('ZADD', key('due'), int(now + a.look_up_timeout), id)
+    look_up[#look_up + 1] = id
+  elseif c.state == 'in_doubt' then
+    redis.call('ZADD', key('due'), int(now + a.look_up_timeout), id)
+    look_up[#look_up + 1] = id
+  elseif c.state == 'deferred' then
+    redis.call('ZADD', key('deferred', c.service), c.created, id)
+    redis.call('ZADD', key('due'), int(now + a.backlog_check), id)
+  end
+end
+
+-- After a recovery or a pause the rate starts low and doubles each second; a half-open gate gets as many as it has permits.
+local function allowance(g, s)
+  if gate_wait(g, s.policy) ~= 0 then return 0 end
+  if g.state ~= 'closed' then return s.policy.half_open_calls - redis.call('ZCOUNT', g.leases, '(' .. int(now), '+inf') end
+  local since = math.max(0, now - math.max(num(g.closed_at), num(g.paused))) / 1000
+  local rate = math.min(s.max_rate, s.rate * 2 ^ math.min(math.floor(since), 30))
+  -- A rate below one a second has to save up for a whole call.
+  return math.floor(rate * math.min(math.max(1000, 1000 / rate), now - num(g.released_at)) / 1000 + 1e-9)
+end
+
+local function release(service, s)
+  local deferred = key('deferred', service)
+  if redis.call('EXISTS', deferred) == 0 then return end
+  local g = gate_load(service)
+  local n = allowance(g, s)
+  -- A released call may still be on its way to the gate; a second one would only be deferred again.
+  if n < 1 or (g.state ~= 'closed' and now - num(g.released_at) < 1000) then return end
+  gate_write(g, s.policy, {released_at = now})
+  for _, id in ipairs(redis.call('ZRANGE', deferred, 0, n - 1)) do
+    local c = call_load(id)
+    redis.call('ZREM', deferred, id)
+    if c and c.state == 'deferred' then
+      call_move(c, 'queued', now, 'call_released', {reason = false}, {breaker_state = g.state})
+      call_wait(c)
+    end
+  end
+end
+
+local function feed()
+  local place = {}
+  if a.room < 1 then return place end
+  for _, id in ipairs(redis.call('ZRANGE', key('backlog'), 0, a.room - 1)) do
+    redis.call('ZREM', key('backlog'), id)
+    redis.call('ZADD', key('due'), 'XX', int(now + a.republish), id)
+    place[#place + 1] = id
+  end
+  return place
+end
+
+local function forget_expired()
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('calls'), '-inf', int(now), 'LIMIT', 0, a.batch)) do
+    local c = call_load(id)
+    if c then redis.call('HINCRBY', key('stats'), c.state, -1) end
+    redis.call('DEL', key('call', id), key('history', id))
+    redis.call('ZREM', key('calls'), id)
+  end
+end
+
+local due = redis.call('ZRANGEBYSCORE', key('due'), '-inf', int(now), 'LIMIT', 0, a.batch)
+for _, id in ipairs(due) do take_due(id) end
+for service, s in pairs(a.services) do release(service, s) end
+forget_expired()
+local place = feed()
+redis.call('SET', key('dispatched'), int(now), 'PX', int(a.backlog_check))
+return cjson.encode({place = #place > 0 and place or nil, look_up = #look_up > 0 and look_up or nil,
+  more = #due == a.batch and 1 or 0})

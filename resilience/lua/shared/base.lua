@@ -1,0 +1,51 @@
+-- Shared by every script: the argument object, the clock, key names, events.
+-- KEYS[1] is the common prefix, a hash tag: every key built from it lives in one slot.
+-- ARGV[1] is one JSON object `a`. `a.now` (ms) stands in for the server's TIME in tests.
+local a = cjson.decode(ARGV[1])
+local now = a.now
+if not now then
+  local t = redis.call('TIME')
+  now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+end
+local EVENTS_KEPT = 100000
+
+local function key(...) return table.concat({KEYS[1], ...}, ':') end
+
+-- Redis and fakeredis print Lua floats differently: every number is written through this.
+local function int(x) return string.format('%.0f', x) end
+
+local function text(v)
+  if type(v) == 'number' then return int(v) end
+  return tostring(v)
+end
+
+local function hash(k)
+  local flat, h = redis.call('HGETALL', k), {}
+  for i = 1, #flat, 2 do h[flat[i]] = flat[i + 1] end
+  return h
+end
+
+-- Sets the fields of `changes` in the hash and in its copy `h`; false deletes a field.
+local function write(k, h, changes)
+  for f, v in pairs(changes) do
+    if v == false then
+      if h[f] then redis.call('HDEL', k, f) end
+      h[f] = nil
+    else
+      h[f] = text(v)
+      redis.call('HSET', k, f, h[f])
+    end
+  end
+end
+
+-- One event a transition, in the same script as the change: none lost, none doubled.
+local function emit(event, fields)
+  local flat = {'event', event, 'at', int(now)}
+  for f, v in pairs(fields) do
+    if v ~= nil and v ~= '' then
+      flat[#flat + 1] = f
+      flat[#flat + 1] = text(v)
+    end
+  end
+  redis.call('XADD', key('events'), 'MAXLEN', '~', EVENTS_KEPT, '*', unpack(flat))
+end

@@ -1,0 +1,95 @@
+"""The Lua scripts: every change of shared state is one of them, so it is atomic and takes one round trip.
+
+A script names the shared files it uses in its first line; they are joined in front of it. Arguments travel as one
+JSON object, times in it as whole milliseconds. Every script may be repeated with the same arguments: a reply that
+got lost is asked for again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import BusyLoadingError, ReadOnlyError
+from redis.retry import Retry
+
+from resilience.errors import Sent, StoreUnavailable
+
+FOLDER = Path(__file__).parent / "lua"
+UNREACHABLE = (redis.ConnectionError, redis.TimeoutError, BusyLoadingError, ReadOnlyError, redis.OutOfMemoryError)
+# Redis 6.2 hides in a script's error what it would have told a command.
+REFUSED = re.compile(r"(?:^|-)(OOM|READONLY|MISCONF|NOREPLICAS|BUSY|LOADING)\b|Link with MASTER is down")
+
+
+def connect(url: str, *, connect_timeout: float, timeout: float) -> redis.Redis:
+    """A client for the store. Short timeouts, two repeats: redis-py's defaults stall for up to a minute."""
+    return redis.Redis.from_url(
+        url,
+        decode_responses=True,
+        socket_connect_timeout=connect_timeout,
+        socket_timeout=timeout,
+        socket_keepalive=True,
+        retry=Retry(ExponentialBackoff(cap=0.2, base=0.05), 2),
+        client_name="lineman",
+    )
+
+
+@cache
+def source(name: str) -> str:
+    """A script's text with the shared files it uses in front."""
+    text = (FOLDER / f"{name}.lua").read_text(encoding="utf-8")
+    uses = text.splitlines()[0].removeprefix("-- uses:").split()
+    return "\n".join([*((FOLDER / "shared" / f"{part}.lua").read_text(encoding="utf-8") for part in uses), text])
+
+
+class Scripts:
+    """Runs the scripts on one Redis. Raises StoreUnavailable where Redis is out of reach."""
+
+    def __init__(self, client: redis.Redis, prefix: str = "{lineman}") -> None:
+        self.client, self.prefix = client, prefix
+        self._loaded: dict[str, Any] = {}
+
+    def key(self, *parts: str) -> str:
+        """A key's full name."""
+        return ":".join((self.prefix, *parts))
+
+    def run(self, name: str, args: Mapping[str, Any], now: float | None = None) -> Any:
+        """One script, one round trip. Entries of `args` that are None are left out; `now` is in seconds."""
+        given = {k: v for k, v in args.items() if v is not None}
+        if now is not None:
+            given["now"] = ms(now)
+        if name not in self._loaded:
+            self._loaded[name] = self.client.register_script(source(name))
+        try:
+            return json.loads(self._loaded[name](keys=[self.prefix], args=[json.dumps(given)]))
+        except UNREACHABLE as exc:
+            raise unavailable(exc) from exc
+        except redis.ResponseError as exc:
+            if not REFUSED.search(str(exc)):
+                raise
+            raise unavailable(exc) from exc
+
+    def take_slot(self, name: str, seconds: float) -> bool:
+        """Whether the caller is the first to ask for `name` in the last `seconds`: one runner a slot."""
+        try:
+            return bool(self.client.set(self.key("slot", name), "taken", nx=True, px=max(1, ms(seconds))))
+        except UNREACHABLE as exc:
+            raise unavailable(exc) from exc
+
+
+def unavailable(exc: Exception) -> StoreUnavailable:
+    """The store's own error for a failure to reach Redis."""
+    kind = type(exc).__name__
+    return StoreUnavailable(f"Redis is out of reach ({kind}); nothing is dialed until it is back", service="redis",
+                            code=kind, sent=Sent.UNKNOWN)
+
+
+def ms(seconds: float) -> int:
+    """Whole milliseconds."""
+    return round(seconds * 1000)

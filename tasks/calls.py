@@ -1,0 +1,65 @@
+"""The tasks on the `calls` queue: one attempt of a call, and one look-up of a call in doubt."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from resilience.call_store import DIALER, State, call_id as id_of
+from resilience.contacts import parse
+from resilience.errors import InvalidContact, PermanentError, StoreUnavailable, TransientError
+from resilience.logger import log
+from tasks.celery import ResilientTask, app
+from tasks.runtime import runtime
+
+
+class CallTask(ResilientTask):
+    """A retry names the call alone, so that a phone number travels once at most."""
+
+    def retry(self, args: Any = None, kwargs: Any = None, exc: Exception | None = None, **options: Any) -> Any:
+        known = getattr(exc, "call_id", None)
+        if known:
+            args, kwargs = (), {"call_id": known}
+        return super().retry(args, kwargs, exc, **options)
+
+
+@app.task(bind=True, base=CallTask, throws=(InvalidContact, PermanentError, StoreUnavailable))
+def place_call(self: Any, contact: Any = None, campaign: Any = "default", call_id: Any = None, *extra: Any,
+               **unknown: Any) -> dict[str, Any]:
+    """Calls a contact: `contact` and `campaign` from other services, `call_id` alone from the dispatcher."""
+    try:
+        who, id = _payload(contact, campaign, call_id, extra, unknown)
+    except InvalidContact as exc:
+        log("contact_refused", level=logging.ERROR, service=DIALER, task_id=self.request.id, reason=str(exc),
+            category="permanent", next_action="none: mend the message and send it again")
+        raise
+    result = runtime().processor.process(id, contact=who, campaign=campaign, early_ok=bool(self.request.is_eager))
+    if result.retry_in is not None:
+        again = TransientError(f"{id}: {result.error}", service=DIALER, retry_after=result.retry_in)
+        again.call_id = id  # type: ignore[attr-defined]
+        if result.retry_in > runtime().settings.longest_countdown and not self.request.is_eager:
+            return {"call_id": id, "state": result.state, "retry_in": result.retry_in}
+        raise again
+    if result.state == State.FAILED and result.error is not None:
+        raise PermanentError(f"{id}: {result.error}", service=DIALER)
+    return {"call_id": id, "state": result.state, "attempt": result.attempt}
+
+
+def _payload(contact: Any, campaign: Any, call_id: Any, extra: Any, unknown: Any) -> tuple[Any, str]:
+    if extra or unknown:
+        raise InvalidContact(f"unknown arguments: {', '.join(sorted(unknown)) or f'{len(extra)} positional'}")
+    if contact is None and isinstance(call_id, str) and call_id:
+        return None, call_id
+    if contact is None:
+        raise InvalidContact("contact: is missing")
+    if call_id is not None:
+        raise InvalidContact("call_id: does not go with a contact")
+    who = parse(contact)
+    return who, id_of(campaign, who.id)
+
+
+@app.task
+def look_up(call_id: str) -> dict[str, Any]:
+    """Looks a call in doubt up once."""
+    result = runtime().processor.look_up(call_id)
+    return {"call_id": call_id, "state": result.state}

@@ -1,0 +1,99 @@
+"""The Celery app, and what every task has in common.
+
+`celery -A tasks worker -Q calls` (or control), `celery -A tasks beat`, `celery -A tasks flower`. A process whose
+config.yml cannot be used stops here, with every fault listed; a worker also stops where a key is missing.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery import Celery, Task, signals
+from celery.exceptions import Reject
+from celery.worker.request import Request
+
+from resilience import logger
+from resilience.config import Retry, Settings
+from resilience.errors import ConfigError, TransientError
+from resilience.retry import next_delay
+from tasks import kombu_shim
+
+# The store and the policy decide when a retry is the last one; Celery's own bound is for workers that die.
+UNBOUNDED = 1_000_000
+STORE_RETRY = 5.0  # seconds until a task that could not reach Redis comes back
+
+
+class MaskedRequest(Request):
+    """A request whose shown form (events, `inspect`, Flower) has no phone number."""
+
+    def __init__(self, message: Any, **options: Any) -> None:
+        super().__init__(message, **options)
+        self._argsrepr, self._kwargsrepr = logger.scrub(self._argsrepr), logger.scrub(self._kwargsrepr)
+
+    def info(self, safe: bool = False) -> dict[str, Any]:
+        return super().info(safe=True)
+
+
+class ResilientTask(Task):
+    """Retries TransientError by Celery's autoretry, after a delay that comes from retry.py.
+
+    Celery's own backoff has a fixed base of 2 and a jitter that may give 0 s.
+    """
+
+    Request = MaskedRequest
+    autoretry_for = (TransientError,)
+    default_retry_delay = STORE_RETRY
+    policy: Retry | None = None
+
+    def retry(self, args: Any = None, kwargs: Any = None, exc: Exception | None = None, **options: Any) -> Any:
+        wait = getattr(exc, "retry_after", None)
+        if self.policy is not None:
+            delay = next_delay(self.policy, self.request.retries + 1, wait)
+            if delay is None and exc is not None:
+                raise exc
+        else:
+            delay = STORE_RETRY if wait is None else wait
+        options |= {"countdown": delay, "max_retries": UNBOUNDED}
+        try:
+            return super().retry(args, kwargs, exc, **options)
+        except Reject as reject:
+            # The retry could not be published. Requeued, the message stays with the broker and comes back.
+            raise Reject(reject.reason, requeue=True) from reject
+
+
+def _settings() -> Settings:
+    from resilience.config import load
+
+    try:
+        return load()
+    except ConfigError as exc:
+        raise SystemExit(f"config.yml cannot be used:\n{exc}") from None
+
+
+settings = _settings()
+kombu_shim.install()
+app = Celery("tasks", task_cls=ResilientTask, include=["tasks.calls", "tasks.crm", "tasks.dispatch", "tasks.health", "tasks.alerts"])
+app.config_from_object("celeryconfig")
+
+
+@signals.setup_logging.connect
+def _log_as_json(**_: Any) -> None:
+    logger.setup(settings.logging, secrets=settings.secrets, process="celery", console=True)
+    # Each message received and each task succeeded: four lines a second, and nothing that our own events do not say.
+    for name in ("celery.worker.strategy", "celery.app.trace", "celery.beat"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+@signals.celeryd_after_setup.connect
+def _read_the_default_queue(instance: Any, **_: Any) -> None:
+    # A message there is somebody's contact, sent by an app that knows nothing of our queues.
+    queues = instance.app.amqp.queues
+    if "calls" in queues.consume_from:
+        queues.select_add(queues["celery"])
+
+
+@signals.celeryd_init.connect
+def _refuse_without_keys(**_: Any) -> None:
+    if settings.missing:
+        raise SystemExit("the worker does not start:\n" + "\n".join(settings.missing))

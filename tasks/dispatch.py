@@ -1,0 +1,51 @@
+"""The dispatcher: a beat task that hands out what is due. The store decides; a message that is lost comes due again."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from kombu.exceptions import OperationalError
+
+from resilience.logger import log
+from tasks import crm
+from tasks.calls import look_up, place_call
+from tasks.celery import app
+from tasks.runtime import runtime
+
+CRM_AGAIN = 600.0  # seconds: longer than an entry's own retries
+
+
+def queue_length(queue: str) -> int:
+    """Messages that wait in one of the broker's queues."""
+    with app.pool.acquire(block=True) as connection, connection.channel() as channel:
+        try:
+            return int(channel.queue_declare(queue, passive=True).message_count)
+        except connection.channel_errors:
+            return 0  # on Redis an empty queue does not exist
+
+
+@app.task(ignore_result=True)
+def dispatch() -> dict[str, int]:
+    """One tick. Two beats or two dispatchers are harmless: a second tick within half an interval does nothing."""
+    rt = runtime()
+    rules = rt.settings.calls.dispatch
+    if not rt.scripts.take_slot("dispatch", rules.interval / 2):
+        return {}
+    placed = looked_up = 0
+    more = True
+    try:
+        while more:
+            work = rt.store.dispatch(rules.feed - queue_length("calls"))
+            for id in work.place:
+                place_call.apply_async(kwargs={"call_id": id})
+            for id in work.look_up:
+                look_up.apply_async(args=(id,))
+            if rt.crm:
+                for id in rt.crm_outbox.take_due(now=time.time(), again=CRM_AGAIN):
+                    crm.write.apply_async(args=(id,))
+            placed, looked_up, more = placed + len(work.place), looked_up + len(work.look_up), work.more
+    except OperationalError as exc:
+        log("publish_failed", level=logging.ERROR, service="broker", reason=type(exc).__name__,
+            next_action="the dispatcher publishes again")
+    return {"placed": placed, "looked_up": looked_up}

@@ -1,0 +1,115 @@
+"""The composition root: where the mechanism meets the services. Built once per process, after fork."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from celery.exceptions import SoftTimeLimitExceeded
+
+from resilience.alerts import AlertOutbox
+from resilience.call_processor import CallProcessor
+from resilience.call_store import DIALER, CallStore
+from resilience.circuit_breaker import CircuitBreaker, policy_of
+from resilience.config import Settings
+from resilience.errors import InDoubtError, Sent
+from resilience.outbox import Outbox
+from resilience.scripts import Scripts, connect
+from services.crm import Crm
+from services.elevenlabs import ElevenLabs
+from services.smtp import Email
+from services.telegram import Telegram
+from services.webhook import Webhook
+from tasks.celery import settings as loaded
+
+
+class Interruptible(ElevenLabs):
+    """A dial that Celery's soft time limit cuts off may have rung."""
+
+    def dial(self, **call: Any) -> str:
+        try:
+            return super().dial(**call)
+        except SoftTimeLimitExceeded:
+            raise InDoubtError("the dial took longer than the task's time limit", service=DIALER,
+                               code="soft_time_limit", sent=Sent.UNKNOWN) from None
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What the tasks work with."""
+
+    settings: Settings
+    scripts: Scripts
+    store: CallStore
+    processor: CallProcessor
+    breakers: Mapping[str, CircuitBreaker]
+    probes: Mapping[str, Any]
+    channels: Mapping[str, Any]
+    outbox: AlertOutbox
+    crm: Crm | None
+    crm_outbox: Outbox
+
+
+def build(settings: Settings, scripts: Scripts | None = None) -> Runtime:
+    """Everything, on the configured Redis or on the one given."""
+    if scripts is None:
+        r = settings.redis
+        scripts = Scripts(connect(r.url, connect_timeout=r.connect_timeout, timeout=r.timeout))
+    store = CallStore(scripts, settings)
+    enabled = {name: s for name, s in settings.services.items() if s.enabled}
+    eleven = settings.services[DIALER]
+    dialer = Interruptible(base_url=eleven.base_url, api_key=eleven.api_key.get_secret_value(),
+                           agent_id=eleven.agent_id, agent_phone_number_id=eleven.agent_phone_number_id,
+                           timeout=(eleven.timeout.connect, eleven.timeout.read))
+    crm = _crm(settings)
+    return Runtime(
+        settings=settings, scripts=scripts, store=store,
+        processor=CallProcessor(store, dialer, settings),
+        breakers={name: CircuitBreaker(scripts, name, policy_of(s)) for name, s in enabled.items()},
+        probes={DIALER: dialer} | ({"crm": crm} if crm else {}),
+        channels=_channels(settings),
+        outbox=AlertOutbox(scripts, settings.alerts.group_interval),
+        crm=crm, crm_outbox=Outbox(scripts, "crm"),
+    )
+
+
+def _crm(settings: Settings) -> Crm | None:
+    crm = settings.services.get("crm")
+    if crm is None or not crm.enabled:
+        return None
+    return Crm(base_url=crm.base_url, api_key=crm.api_key.get_secret_value(),
+               timeout=(crm.timeout.connect, crm.timeout.read))
+
+
+def _channels(settings: Settings) -> Mapping[str, Any]:
+    c = settings.alerts.channels
+    channels: dict[str, Any] = {}
+    if c.email.enabled:
+        channels["email"] = Email(c.email.host, c.email.port, c.email.user, c.email.password.get_secret_value(),
+                                  c.email.sender, c.email.recipients, c.email.security)
+    if c.telegram.enabled:
+        channels["telegram"] = Telegram(c.telegram.token.get_secret_value(), c.telegram.chat_id, c.telegram.base_url)
+    if c.webhook.enabled:
+        channels["webhook"] = Webhook(c.webhook.url.get_secret_value(), c.webhook.secret.get_secret_value())
+    return channels
+
+
+@cache
+def _of_process(pid: int) -> Runtime:
+    return build(loaded)
+
+
+_installed: list[Runtime] = []
+
+
+def runtime() -> Runtime:
+    """This process's runtime."""
+    return _installed[-1] if _installed else _of_process(os.getpid())
+
+
+def install(instead: Runtime | None) -> None:
+    """Replaces the runtime, for tests in eager mode; None takes it back."""
+    _installed[:] = [] if instead is None else [instead]

@@ -1,0 +1,33 @@
+"""Celery 5.7.0's worker died when Redis restarted while a retry waited in it; tasks/kombu_shim.py keeps it alive.
+
+What happened: `Unrecoverable error: AttributeError 'NoneType' object has no attribute 'hostname'` out of the consumer's
+shutdown, six times of six. What holds now: the same process reconnects and goes on consuming. The shim can go when
+this passes without it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from resilience.call_store import State
+from tests.support import wait_until
+
+Fleet = Any  # see conftest.py
+
+
+def test_the_worker_lives_and_consumes_after_redis_restarts_while_a_retry_waits_in_it(own_fleet: Fleet) -> None:
+    fleet = own_fleet
+    fleet.fault("unavailable")
+    fleet.send({"id": "1", "phone": "+14155550111"}, queue="calls")
+    wait_until(lambda: fleet.state("1") == State.RETRYING, what="the retry to wait")
+    pid = fleet.processes.pid("calls")
+
+    fleet.processes.redis.stop()
+    fleet.processes.redis.start()
+    fleet.recover()
+
+    # Without an append-only file the store is empty now: what is shown is that the worker lives and consumes.
+    fleet.send({"id": "2", "phone": "+14155550112"}, queue="calls")
+    wait_until(lambda: fleet.state("2") == State.PLACED, timeout=20, what="the next call")
+    assert fleet.processes.pid("calls") == pid
+    assert fleet.processes.dead() is None
