@@ -24,6 +24,15 @@ UNBOUNDED = 1_000_000
 STORE_RETRY = 5.0  # seconds until a task that could not reach Redis comes back
 
 
+class MaskingCelery(Celery):
+    """Sends tasks whose shown form (the sent event, Flower) has no phone number."""
+
+    def send_task(self, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        options.setdefault("argsrepr", logger.scrub(repr(args or ())))
+        options.setdefault("kwargsrepr", logger.scrub(repr(kwargs or {})))
+        return super().send_task(name, args, kwargs, **options)
+
+
 class MaskedRequest(Request):
     """A request whose shown form (events, `inspect`, Flower) has no phone number."""
 
@@ -73,7 +82,7 @@ def _settings() -> Settings:
 
 settings = _settings()
 kombu_shim.install()
-app = Celery("tasks", task_cls=ResilientTask, include=["tasks.calls", "tasks.crm", "tasks.dispatch", "tasks.health", "tasks.alerts"])
+app = MaskingCelery("tasks", task_cls=ResilientTask, include=["tasks.calls", "tasks.crm", "tasks.dispatch", "tasks.health", "tasks.alerts"])
 app.config_from_object("celeryconfig")
 
 

@@ -11,7 +11,7 @@ import typer
 
 from resilience.call_store import State
 from resilience.redact import mask_phone, scrub
-from tasks.cli_output import fail, moment, print_json, print_table, say
+from tasks.cli_output import clock, fail, moment, print_json, print_table, say
 from tasks.runtime import runtime
 
 app = typer.Typer(help="Look at calls, retry and cancel them.", no_args_is_help=True)
@@ -19,7 +19,7 @@ app = typer.Typer(help="Look at calls, retry and cancel them.", no_args_is_help=
 COLUMNS = ("id", "campaign", "contact_id", "phone", "state", "attempts", "reason", "conversation_id", "outcome")
 IDS = {"id", "attempt_id", "call_id", "contact_id", "campaign", "conversation_id"}
 TIMES = {"created", "updated", "first_dial", "not_before", "doubt_since", "at", "next_at"}
-COUNTS = {"attempts", "dials", "looks", "absent", "gen", "conversations"}
+COUNTS = {"attempts", "dials", "looks", "absent", "errors", "gen", "conversations"}
 SORTED = 100_000  # calls that are held in memory to be sorted, about 100 MB; of more, each is printed as it comes
 PAGE = 500  # rows a table
 DONE = {
@@ -77,7 +77,7 @@ def show(
         if value not in (None, {}):
             say(f"{name:<16} {json.dumps(value, ensure_ascii=False) if name == 'fields' else value}")
     say("")
-    print_table(["time", "event", "state", "attempt", "breaker", "reason", "next"], map(_cells, history))
+    print_table(["time (UTC)", "event", "state", "attempt", "breaker", "reason", "next"], map(_cells, history))
 
 
 @app.command()
@@ -142,5 +142,9 @@ def _value(name: str, text: str) -> Any:
 def _cells(line: dict[str, Any]) -> list[Any]:
     conversation = line.get("conversation_id")
     why = [line.get("reason"), line.get("code"), line.get("result"), conversation and f"conversation {conversation}"]
-    told = line | {"why": ", ".join(filter(None, why))}
-    return [told.get(name) for name in ("at", "event", "state", "attempts", "breaker_state", "why", "next_at")]
+    told = line | {
+        "at": clock(line["at"]),
+        "why": ", ".join(filter(None, why)),
+        "next": clock(line.get("next_at"))[11:],
+    }
+    return [told.get(name) for name in ("at", "event", "state", "attempts", "breaker_state", "why", "next")]

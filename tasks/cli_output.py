@@ -18,6 +18,13 @@ from rich.table import Table
 from resilience.redact import scrub
 
 UNFOLDED = 100_000  # columns where the output is no terminal: what goes to a file or a pipe is one line a row
+WHOLE = {
+    "time (UTC)",
+    "since (UTC)",
+    "event",
+    "state",
+    "phone",
+}  # columns of short words, which folding makes unreadable
 
 
 def plain(text: object) -> str:
@@ -48,7 +55,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
         console.width = UNFOLDED
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column in WHOLE)
     for row in rows:
         table.add_row(*("" if cell is None else plain(cell) for cell in row))
     console.print(table)
@@ -59,3 +66,8 @@ def moment(at_ms: Any) -> str | None:
     if not int(at_ms or 0):
         return None
     return datetime.fromtimestamp(int(at_ms) / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def clock(at: str | None) -> str:
+    """What `moment` gives, for people: `2026-11-24 07:25:09`."""
+    return (at or "")[:19].replace("T", " ")

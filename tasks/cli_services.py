@@ -11,7 +11,7 @@ import typer
 
 from resilience.circuit_breaker import KEPT, view
 from resilience.redact import scrub
-from tasks.cli_output import fail, moment, plain, print_json, print_table, say
+from tasks.cli_output import clock, fail, moment, plain, print_json, print_table, say
 from tasks.runtime import runtime
 
 app = typer.Typer(help="Look at the services' circuit breakers, and move them by hand.", no_args_is_help=True)
@@ -45,8 +45,8 @@ def _described(name: str, gate: dict[str, Any]) -> dict[str, Any]:
 def print_services(rows: list[dict[str, Any]]) -> None:
     """The table of all gates."""
     print_table(
-        ["service", "state", "since", "next request", "health", "waiting", "reason"],
-        ([row["name"], row["state"], row["since"], _next(row), row["health"], row["deferred"], row["reason"]]
+        ["service", "state", "since (UTC)", "next request", "health", "waiting", "reason"],
+        ([row["name"], row["state"], clock(row["since"]), _next(row), row["health"], row["deferred"], row["reason"]]
          for row in rows),
     )  # fmt: skip
 
@@ -93,22 +93,23 @@ def open_gate(name: Name, reason: Reason = None, wait: Wait = None) -> None:
 
 
 @app.command()
-def release(name: Name, reason: Reason = None) -> None:
+def release(name: Name) -> None:
     """Release a service that is held: the next request is a probe, and closes the circuit breaker if it is good."""
-    _control("release", name, reason)
+    _control("release", name)
 
 
 @app.command("close")
-def close_gate(name: Name, reason: Reason = None) -> None:
+def close_gate(name: Name) -> None:
     """Close a circuit breaker without a probe."""
-    _control("close", name, reason)
+    _control("close", name)
 
 
-def _control(action: str, name: str, reason: str | None, wait: float | None = None) -> None:
+def _control(action: str, name: str, reason: str | None = None, wait: float | None = None) -> None:
     breakers = runtime().breakers
     if name not in breakers:
         raise typer.BadParameter(f"{plain(name)} is not a service in use; there are {', '.join(breakers)}")
-    by = plain(os.environ.get("USER") or "operator")
+    # Never just "breaker", whatever the user is called: a hold of the breaker's own is released by a health check.
+    by = f"operator {plain(os.environ.get('USER', ''))}".strip()
     changed = breakers[name].control(action, by=by, reason=plain(scrub(reason or "")) or None, wait=wait)
     now = next(row for row in services() if row["name"] == name)
     if not changed:
@@ -124,5 +125,5 @@ def _follows(now: dict[str, Any]) -> str:
         return f"The next request is a probe: a good one closes the circuit breaker; {waiting} for it."
     if now["retry_after"] is None:
         return f"Nothing is sent until `python -m tasks services release {now['name']}`; {waiting}."
-    until = moment((time.time() + now["retry_after"]) * 1000)
-    return f"Nothing is sent until {until}, when the next request is a probe; {waiting}."
+    until = clock(moment((time.time() + now["retry_after"]) * 1000))
+    return f"Nothing is sent until {until} UTC, when the next request is a probe; {waiting}."

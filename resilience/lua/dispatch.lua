@@ -14,7 +14,8 @@ local function take_due(id)
     call_wait(c)
   elseif c.state == 'dialing' then
     call_move(c, 'in_doubt', now, 'call_in_doubt',
-      {looks = num(c.looks), absent = 0, errors = 0, doubt_since = now, owner = false, reason = 'the worker did not report in time'},
+      {looks = num(c.looks), absent = 0, errors = 0, doubt_since = now, owner = false,
+        reason = 'the worker did not report in time'},
       {attempt_id = attempt_id(c), reason = 'the worker did not report in time'})
     redis.call('ZADD', key('due'), int(now + a.look_up_timeout), id)
     look_up[#look_up + 1] = id
@@ -27,10 +28,13 @@ local function take_due(id)
   end
 end
 
--- After a recovery or a pause the rate starts low and doubles each second; a half-open gate gets as many as it has permits.
+-- After a recovery or a pause the rate starts low and doubles each second; a half-open gate gets as many as it has
+-- permits.
 local function allowance(g, s)
   if gate_wait(g, s.policy) ~= 0 then return 0 end
-  if g.state ~= 'closed' then return s.policy.half_open_calls - redis.call('ZCOUNT', g.leases, '(' .. int(now), '+inf') end
+  if g.state ~= 'closed' then
+    return s.policy.half_open_calls - redis.call('ZCOUNT', g.leases, '(' .. int(now), '+inf')
+  end
   local since = math.max(0, now - math.max(num(g.closed_at), num(g.paused))) / 1000
   local rate = math.min(s.max_rate, s.rate * 2 ^ math.min(math.floor(since), 30))
   -- A rate below one a second has to save up for a whole call.

@@ -16,7 +16,7 @@ if a.result ~= 'found' and now < tonumber(c.not_before or 0) then
 end
 local looks = a.look + 1
 local absent = tonumber(c.absent) + (a.result == 'absent' and 1 or 0)
-local errors = tonumber(c.errors) + (a.result == 'error' and 1 or 0)
+local errors = tonumber(c.errors or 0) + (a.result == 'error' and 1 or 0)
 local fields = {attempt_id = attempt_id(c), reason = a.reason, category = c.category}
 
 if a.result == 'found' then

@@ -225,10 +225,9 @@ class TestCallsShow:
 
         table = run("calls", "show", id).stdout.split("\n\n")[1].splitlines()
 
-        assert table[0].split() == ["time", "event", "state", "attempt", "breaker", "reason", "next"]
+        assert table[0].split() == ["time", "(UTC)", "event", "state", "attempt", "breaker", "reason", "next"]
         assert table[-1].split() == [
-            "2027-01-15T08:00:00.000Z", "call_retrying", "retrying", "1", "closed", "503,", "http_503",
-            "2027-01-15T08:00:05.000Z",
+            "2027-01-15", "08:00:00", "call_retrying", "retrying", "1", "closed", "503,", "http_503", "08:00:05",
         ]  # fmt: skip
 
     def test_both_conversations_of_a_call_that_rang_twice_are_named(self, run: Run, store: CallStore) -> None:
@@ -307,7 +306,7 @@ class TestServices:
         assert told == (
             "elevenlabs is held. Nothing is sent until `python -m tasks services release elevenlabs`; 0 calls wait.\n"
         )
-        assert (row["state"], row["retry_after"], row["reason"], row["by"]) == ("held", None, "new key", "ada")
+        assert (row["state"], row["retry_after"], row["reason"], row["by"]) == ("held", None, "new key", "operator ada")
         assert run("services", "release", "elevenlabs").stdout.startswith("elevenlabs is half_open. The next request ")
         assert run("services", "close", "elevenlabs").stdout.startswith("elevenlabs is closed. Requests go out again")
 

@@ -1,0 +1,66 @@
+"""The lists of a campaign and those who enqueue them: `python -m tasks enqueue FILE`, until it says that it is done."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.chaos.fleet import Fleet
+
+CAMPAIGN = "chaos"
+PATIENCE_S = 20.0  # a producer says what is wrong within seconds; the rest is the start of Python on a busy machine
+
+
+def contact(number: int) -> dict[str, str]:
+    """A contact; numbers kept free for fiction, as far as they go."""
+    return {"id": str(number), "phone": f"+1{201 + number // 100}55501{number % 100:02d}"}
+
+
+def call_id(number: int) -> str:
+    return f"{CAMPAIGN}:{number}"
+
+
+@dataclass
+class Producer:
+    """One who enqueues a file. `acked` are the unix times of the start and the end of the run that was told yes."""
+
+    contacts: range
+    file: Path
+    acked: tuple[float, float] | None = None
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    slowest: float = 0.0
+    faults: list[str] = field(default_factory=list)
+
+    def tick(self, fleet: Fleet) -> None:
+        """Starts, looks, and starts again after an error."""
+        if self.acked:
+            return
+        if self.process is None:
+            self.started = time.time()
+            command = [sys.executable, "-m", "tasks", "enqueue", str(self.file), "--campaign", CAMPAIGN]
+            self.process = fleet.run(command, "producer")
+        status, took = self.process.poll(), time.time() - self.started
+        if status is None and took < PATIENCE_S:
+            return
+        self.slowest = max(self.slowest, took)
+        if status is None:
+            self.faults.append(f"a producer hung for {took:.0f} s")
+            self.process.kill()
+            self.process.wait()
+        elif status == 0:
+            self.acked = (self.started, time.time())
+        elif status != 1:
+            self.faults.append(f"a producer ended with status {status}")
+        self.process = None
+
+
+def write_list(folder: Path, number: int, contacts: range) -> Path:
+    """Writes a file of contacts, CSV with a header."""
+    path = folder / f"wave-{number}.csv"
+    rows = [contact(n) for n in contacts]
+    path.write_text("id,phone\n" + "".join(f"{row['id']},{row['phone']}\n" for row in rows))
+    return path

@@ -1,0 +1,102 @@
+"""A health check: what its answer means for the gate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import redis
+
+from resilience import healthcheck
+from resilience.call_store import DIALER, CallStore
+from resilience.circuit_breaker import CircuitBreaker
+from resilience.config import Settings
+from resilience.errors import PermanentError, ServiceError, ThrottledError, TransientError
+from tests.store.steps import T0, add, attempt, gate_events, look, refused, trip
+from tests.store.steps import HELD as DIAL_WITH_A_DEAD_KEY
+from tests.support import dump
+
+DOWN = TransientError("503", service=DIALER, counts=True)
+BUSY = ThrottledError("429", service=DIALER, alive=True)
+DEAD_KEY = PermanentError("the key is dead", service=DIALER)
+
+
+@dataclass
+class ScriptedProbe:
+    """Answers the checks in turn; None is a good answer."""
+
+    answers: list[ServiceError | None]
+    path: str = ""
+
+    def health(self, path: str) -> None:
+        self.path = path
+        if (answer := self.answers.pop(0)) is not None:
+            raise answer
+
+
+def check(gate: CircuitBreaker, settings: Settings, *answers: ServiceError | None) -> list[str]:
+    """The words of these checks."""
+    probe = ScriptedProbe(list(answers))
+    told = [healthcheck.check(DIALER, probe, gate, settings.services[DIALER]) for _ in answers]
+    assert probe.path == settings.services[DIALER].health.path
+    return told
+
+
+def test_a_service_is_down_after_fall_bad_checks_and_up_after_rise_good_ones(
+    gate: CircuitBreaker, settings: Settings
+) -> None:
+    assert check(gate, settings, None, DOWN, DOWN, DOWN, None, None) == ["up", "up", "up", "down", "down", "up"]
+    assert gate_events(gate) == ["health_down", "breaker_opened", "health_up", "breaker_half_open"]
+
+
+def test_a_service_nobody_has_asked_is_unknown_until_enough_checks_agree(
+    gate: CircuitBreaker, settings: Settings
+) -> None:
+    assert check(gate, settings, DOWN, DOWN, DOWN) == ["unknown", "unknown", "down"]
+
+
+def test_a_429_is_neither_good_nor_bad(client: redis.Redis, gate: CircuitBreaker, settings: Settings) -> None:
+    check(gate, settings, DOWN, DOWN)
+    before = dump(client)
+
+    assert check(gate, settings, BUSY) == ["skipped"]
+
+    assert dump(client) == before
+    assert check(gate, settings, DOWN) == ["down"]
+
+
+def test_a_check_goes_round_a_shut_gate_and_its_reason_is_shown(gate: CircuitBreaker, settings: Settings) -> None:
+    trip(gate)
+
+    check(gate, settings, DOWN)
+
+    assert look(gate)["health_reason"] == "503"
+    check(gate, settings, None)
+    assert "health_reason" not in look(gate)
+
+
+def test_a_dead_key_holds_the_gate_until_checks_with_the_mended_key_recover(
+    store: CallStore, gate: CircuitBreaker, settings: Settings
+) -> None:
+    first, second = add(store, "1", "2")
+    attempt(store, first, DIAL_WITH_A_DEAD_KEY)
+
+    check(gate, settings, DEAD_KEY, None)
+    assert refused(store, second).answer == "deferred"
+    check(gate, settings, None)
+
+    assert look(gate)["state"] == "half_open"
+    assert set(store.dispatch(9, now=T0 + 2).place) <= {first, second}
+
+
+def test_anything_but_a_service_s_error_is_a_bug_and_changes_nothing(
+    client: redis.Redis, gate: CircuitBreaker, settings: Settings
+) -> None:
+    class Broken:
+        def health(self, path: str) -> None:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        healthcheck.check(DIALER, Broken(), gate, settings.services[DIALER])
+
+    assert dump(client) == {}
