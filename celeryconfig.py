@@ -55,36 +55,41 @@ worker_max_tasks_per_child = 1000
 
 # SIGTERM waits so long for running tasks and then hands them back (with REMAP_SIGTERM=SIGQUIT, see docker-compose.yml).
 worker_soft_shutdown_timeout = _run
-# Otherwise retries that wait in an idle worker are not handed back.
-worker_enable_soft_shutdown_on_idle = True
+# The wait is a plain sleep: True would stop an idle worker a minute late. A retry that waits in it is in the store.
+worker_enable_soft_shutdown_on_idle = False
 
 # The default gives up after 100 tries, and a worker that stopped trying looks alive.
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None
 _on_redis = broker_url.startswith(("redis", "rediss", "unix", "sentinel"))
-broker_transport_options = {
-    # Longer than the longest countdown and run together (config.py checks it): shorter runs a task twice.
-    "visibility_timeout": _settings.broker.visibility_timeout,
-    # A sweep each 5 s instead of each 100 s, and a sweeper that was killed blocks the next one for 30 s, not 300 s.
-    "unacked_restore_interval": 5,
-    "unacked_restore_throttle": 1,
-    "unacked_mutex_expire": 30,
-    # kombu's default waits for ever on a connection that is half open.
-    "socket_timeout": 10,
-    "socket_connect_timeout": 5,
-    "socket_keepalive": True,
-    "health_check_interval": 10,
-    # Caps the wait of a publish as well. Short: the store is the outbox, the dispatcher publishes again.
-    "connect_retries_timeout": 5,
-    "client_name": "lineman",
-    "priority_steps": [0],
-    "queue_order_strategy": "round_robin",
-} if _on_redis else {}
+broker_transport_options = (
+    {
+        # Longer than the longest countdown and run together (config.py checks it): shorter runs a task twice.
+        "visibility_timeout": _settings.broker.visibility_timeout,
+        # A sweep each 5 s instead of each 100 s, and a sweeper that was killed blocks the next one for 30 s, not 300 s.
+        "unacked_restore_interval": 5,
+        "unacked_restore_throttle": 1,
+        "unacked_mutex_expire": 30,
+        # kombu's default waits for ever on a connection that is half open.
+        "socket_timeout": 10,
+        "socket_connect_timeout": 5,
+        "socket_keepalive": True,
+        "health_check_interval": 10,
+        # Caps the wait of a publish as well. Short: the store is the outbox, the dispatcher publishes again.
+        "connect_retries_timeout": 5,
+        "client_name": "lineman",
+        "priority_steps": [0],
+        "queue_order_strategy": "round_robin",
+    }
+    if _on_redis
+    else {}
+)
 task_publish_retry_policy = {"max_retries": 3, "interval_start": 0, "interval_step": 0.2, "interval_max": 1}
 
 # Flower shows tasks only with events.
 worker_send_task_events = True
 task_send_sent_event = True
+
 
 # A tick nobody ran in time is worth nothing: without `expires` they pile up while the control worker is away. Not
 # shorter than 30 s, since the clocks of two hosts differ.
@@ -95,8 +100,11 @@ def _every(task: str, seconds: float, *args: str) -> dict:
 beat_schedule = {
     "dispatch": _every("tasks.dispatch.dispatch", _settings.calls.dispatch.interval),
     "alerts": _every("tasks.alerts.watch", _settings.alerts.interval),
-    **{f"health of {name}": _every("tasks.health.check", service.health.interval, name)
-       for name, service in _settings.services.items() if service.enabled},
+    **{
+        f"health of {name}": _every("tasks.health.check", service.health.interval, name)
+        for name, service in _settings.services.items()
+        if service.enabled
+    },
 }
 beat_max_loop_interval = min(5.0, *(entry["schedule"] for entry in beat_schedule.values()))
 # `celery inspect ping -d celerybeat@HOST` answers only while beat's loop goes on.

@@ -33,10 +33,12 @@ def main() -> int:
     try:
         settings = load(str(config))
         timeline = Timeline(settings.services[DIALER].retry.max_attempts - 1)
-        with tempfile.TemporaryDirectory(prefix="lineman-demo-") as folder:
-            with Processes(Path(folder), config) as processes:
-                with closing(Scenario(processes, settings, timeline)) as scenario:
-                    verdict = scenario.play()
+        with (
+            tempfile.TemporaryDirectory(prefix="lineman-demo-") as folder,
+            Processes(Path(folder), config) as processes,
+            closing(Scenario(processes, settings, timeline)) as scenario,
+        ):
+            verdict = scenario.play()
     except (StepFailed, ConfigError, RuntimeError) as exc:
         print(f"FAILED: {exc}", file=sys.stderr)
         return 1
@@ -56,8 +58,10 @@ def show(verdict: Verdict, timeline: Timeline) -> int:
     placed = sum(row[1] == "placed" for row in verdict.rows)
     failed = sum(row[1] == "failed" for row in verdict.rows)
     twice = sum(row[4] > 1 for row in verdict.rows)
-    print(f"{placed} placed, {failed} failed, {len(verdict.rows) - placed - failed} lost, {twice} dialed twice, "
-          f"{time.time() - timeline.started:.0f} s in all.")
+    print(
+        f"{placed} placed, {failed} failed, {len(verdict.rows) - placed - failed} lost, {twice} dialed twice, "
+        f"{time.time() - timeline.started:.0f} s in all."
+    )
     for fault in verdict.faults:
         print(f"FAILED: expected {fault}", file=sys.stderr)
     if verdict.faults:

@@ -65,12 +65,11 @@ class Processes:
         self.redis.start()
         self.env["REDIS_URL"] = self.redis.url
         stand_in = self._run("stand-in", ["-m", "demo.stand_in"], stdout=subprocess.PIPE)
-        assert stand_in.stdout is not None
-        ready: Mapping[str, object] = json.loads(stand_in.stdout.readline() or b"{}")
+        ready: Mapping[str, Any] = json.loads((stand_in.stdout and stand_in.stdout.readline()) or b"{}")
         if not ready:
             raise RuntimeError(f"the stand-in did not start: {self.tail('stand-in')}")
         self.url = str(ready["url"])
-        self.env |= ready["env"]  # type: ignore[arg-type]
+        self.env |= ready["env"]
         for name in CELERY:
             self.start(name)
 
@@ -89,8 +88,14 @@ class Processes:
 
     def _run(self, name: str, arguments: list[str], stdout: int | None = None) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name}.log").open("ab") as log:
-            process = child_process.start([sys.executable, *arguments], cwd=self.folder, env=self.env,
-                                          stdin=subprocess.DEVNULL, stdout=stdout or log, stderr=log)
+            process = child_process.start(
+                [sys.executable, *arguments],
+                cwd=self.folder,
+                env=self.env,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout or log,
+                stderr=log,
+            )
         self._running[name] = process
         return process
 
@@ -99,8 +104,16 @@ class Processes:
 
         Raises RuntimeError for an exit status that is not `fine`.
         """
-        done = subprocess.run([sys.executable, "-m", "tasks", *arguments], cwd=self.folder, env=self.env, input=given,
-                              capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", "tasks", *arguments],
+            cwd=self.folder,
+            env=self.env,
+            input=given,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
         if done.returncode not in fine:
             raise RuntimeError(f"tasks {' '.join(arguments)} ended with {done.returncode}: {done.stderr.strip()}")
         return done.stdout

@@ -80,22 +80,28 @@ class Scenario:
             wait = due - (expected[n - 1] if n else 0)
             if n:
                 self._wake_up(f"nobody-{n}")
-                self.until(f"another task runs on the worker before dial {n + 1}", wait,
-                           lambda n=n: self._woken(f"nobody-{n}"))
-            self.until(f"dial {n + 1} of 4", wait * (1 + self.service.retry.jitter) + 10,
-                       lambda n=n: len(self.dials()) > n)
+                self.until(
+                    f"another task runs on the worker before dial {n + 1}", wait, lambda n=n: self._woken(f"nobody-{n}")
+                )
+            self.until(
+                f"dial {n + 1} of 4", wait * (1 + self.service.retry.jitter) + 10, lambda n=n: len(self.dials()) > n
+            )
         self.until("the failed call", 5, lambda: self.state(FIRST) == State.FAILED)
         times = [r["monotonic"] for r in self.dials()]
         late = [(seen - times[0]) - due for seen, due in zip(times, expected, strict=True)]
         slack = [due * self.service.retry.jitter + TOLERANCE for due in expected]
         if any(not -0.05 <= by <= most for by, most in zip(late, slack, strict=True)):
             raise StepFailed(f"dials {expected} s after the first, each at most {TOLERANCE} s late; late by {late}")
-        lines = [line for line in self.log() if line.get("call_id") == f"{CAMPAIGN}:{FIRST}"
-                 and line["event"] in ("call_retrying", "call_failed")]
-        if [(line.get("retry_count"), bool(line.get("breaker_state"))) for line in lines] != [(n, True) for n in range(4)]:
+        lines = [
+            line
+            for line in self.log()
+            if line.get("call_id") == f"{CAMPAIGN}:{FIRST}" and line["event"] in ("call_retrying", "call_failed")
+        ]
+        if [line.get("retry_count") for line in lines if line.get("breaker_state")] != [0, 1, 2, 3]:
             raise StepFailed(f"the log has each attempt with retry count and breaker state; it has {lines}")
-        self.timeline.line("four dials", FIRST, "at " + ", ".join(f"{t - times[0]:.1f}" for t in times) + " s",
-                           style="good")
+        self.timeline.line(
+            "four dials", FIRST, "at " + ", ".join(f"{t - times[0]:.1f}" for t in times) + " s", style="good"
+        )
 
     def defers(self) -> None:
         self.timeline.step("2. The call has failed, the breaker is open, the admin is told.")
@@ -108,8 +114,9 @@ class Scenario:
         self.until("eleven deferred calls", 10, lambda: self.store.stats()[State.DEFERRED] == len(REST))
         slowest = max(int(e["at"]) / 1000 for e in self.events if e["event"] == "call_deferred") - asked
         if slowest > 2 or len(self.dials()) > before:
-            raise StepFailed(f"deferred within 2 s without a dial; it took {slowest:.1f} s and "
-                             f"{len(self.dials()) - before} dials")
+            raise StepFailed(
+                f"deferred within 2 s without a dial; it took {slowest:.1f} s and {len(self.dials()) - before} dials"
+            )
         self.until("the CRM entry of the failed call", 10, lambda: self.asked("crm", "calls"))
         self.timeline.line("eleven deferred, no dial", "", f"within {slowest:.1f} s of the enqueueing", style="good")
 
@@ -117,8 +124,9 @@ class Scenario:
         self.timeline.step("4. The outage goes on; health checks watch it. Then the provider recovers.")
         dials, checks = len(self.dials()), len(self.asked(DIALER, "subscription"))
         health = self.service.health
-        self.until("the health check says down", health.interval * (health.fall + 2),
-                   lambda: self.gate()["health"] == "down")
+        self.until(
+            "the health check says down", health.interval * (health.fall + 2), lambda: self.gate()["health"] == "down"
+        )
         opened = max(int(e["at"]) for e in self.events if e["event"] == "breaker_opened") / 1000
         probe = opened + self.service.circuit_breaker.recovery_timeout
         self.until("the moment of the timed probe", probe - time.time() + 10, lambda: time.time() > probe + 1)
@@ -133,8 +141,11 @@ class Scenario:
         self.timeline.line("the provider is well", DIALER, "nobody does anything", style="note")
         dials = len(self.dials())
         health = self.service.health
-        self.until("half open after the health check", health.interval * (health.rise + 1) + 5,
-                   lambda: self.seen("breaker_half_open"))
+        self.until(
+            "half open after the health check",
+            health.interval * (health.rise + 1) + 5,
+            lambda: self.seen("breaker_half_open"),
+        )
         if not self.seen("health_up"):
             raise StepFailed("the health check saw the recovery before the breaker moved")
         self.until("the breaker closes", 20, lambda: self.seen("breaker_closed"))
@@ -183,14 +194,13 @@ class Scenario:
 
     def pump(self) -> None:
         """Takes in what happened since the last time."""
-        for _, entries in dict(self.redis.xread({self.scripts.key("events"): self._last}) or {}).items():
-            for id, event in [pair for page in entries for pair in (page if isinstance(page, list) else [page])]:
-                self._last = id
-                self.events.append(event)
-                self.timeline.event(event)
+        for id, event in self.redis.xrange(self.scripts.key("events"), min=f"({self._last}"):
+            self._last = id
+            self.events.append(event)
+            self.timeline.event(event)
         for channel, kind in CHANNELS.items():
             arrived = self._control("alerts")[kind]
-            for alert in arrived[self._told[channel]:]:
+            for alert in arrived[self._told[channel] :]:
                 self.timeline.line(f"alert by {channel}", "admin", alert["subject"], style="note", at=alert["time"])
             self._told[channel] = len(arrived)
 
@@ -205,7 +215,8 @@ class Scenario:
 
     def asked(self, service: str, endpoint: str) -> list[dict[str, Any]]:
         """The stand-in's log of requests to one endpoint."""
-        return [r for r in self._control("requests")["requests"] if (r["service"], r["endpoint"]) == (service, endpoint)]
+        requests_ = self._control("requests")["requests"]
+        return [r for r in requests_ if (r["service"], r["endpoint"]) == (service, endpoint)]
 
     def dials(self) -> list[dict[str, Any]]:
         return self.asked(DIALER, "dial")

@@ -35,8 +35,15 @@ def check(service: str, probe: Probe, breaker: CircuitBreaker, settings: Service
         category = exc.category
     answer = breaker.health(reason is None, rise=rules.rise, fall=rules.fall, reason=reason)
     if reason is not None:
-        log("health_check_failed", level=logging.WARNING, service=service, category=category, reason=reason,
-            health=answer["health"], breaker_state=answer["state"])
+        log(
+            "health_check_failed",
+            level=logging.WARNING,
+            service=service,
+            category=category,
+            reason=reason,
+            health=answer["health"],
+            breaker_state=answer["state"],
+        )
     elif answer["changed"]:
         log("health_check_recovered", service=service, health=answer["health"], breaker_state=answer["state"])
     return str(answer["health"])

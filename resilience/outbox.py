@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from resilience.scripts import UNREACHABLE, Scripts, unavailable
 
@@ -20,7 +21,7 @@ class Outbox:
     def take_due(self, *, now: float, again: float, most: int = 100) -> list[str]:
         """The members due, oldest first. Each comes due again after `again` seconds."""
         with _reached():
-            members = self.client.zrangebyscore(self.key, "-inf", now, start=0, num=most)
+            members: Any = self.client.zrangebyscore(self.key, "-inf", now, start=0, num=most)
             if members:
                 self.client.zadd(self.key, dict.fromkeys(members, now + again), xx=True)
         return list(members)

@@ -35,5 +35,12 @@ class Crm:
         self._ask("GET", path, None)
 
     def _ask(self, method: str, path: str, body: object) -> None:
-        request(method, f"{self.base_url}{path}", service="crm", timeout=self.timeout, json=body,
-                headers={"Authorization": f"Bearer {self._api_key}"}, secrets=(self._api_key,))
+        request(
+            method,
+            f"{self.base_url}{path}",
+            service="crm",
+            timeout=self.timeout,
+            json=body,
+            headers={"Authorization": f"Bearer {self._api_key}"},
+            secrets=(self._api_key,),
+        )

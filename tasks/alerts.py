@@ -38,14 +38,25 @@ def deliver(self: Any, alert_id: str, channel: str) -> str:
     if alert is None or channel not in rt.channels:
         return "over"
     try:
-        rt.channels[channel].send(alert_id=alert.id, subject=f"[Lineman] {alert.subject}", text=alert.text,
-                                  data={**alert.data, "kind": alert.kind, "service": alert.service})
+        rt.channels[channel].send(
+            alert_id=alert.id,
+            subject=f"[Lineman] {alert.subject}",
+            text=alert.text,
+            data={**alert.data, "kind": alert.kind, "service": alert.service},
+        )
     except StoreUnavailable:
         raise
     except ServiceError as exc:
         last = isinstance(exc, PermanentError) or next_delay(self.policy, self.request.retries + 1) is None
-        log("alert_failed", service=channel, alert_id=alert.id, category=exc.category, reason=str(exc),
-            retry_count=self.request.retries, next_action="other channels" if last else "retry")
+        log(
+            "alert_failed",
+            service=channel,
+            alert_id=alert.id,
+            category=exc.category,
+            reason=str(exc),
+            retry_count=self.request.retries,
+            next_action="other channels" if last else "retry",
+        )
         if last:
             rt.outbox.done(alert_id, channel, broken=str(exc))
         raise

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from resilience.call_store import DIALER, State, call_id as id_of
+from resilience.call_store import DIALER, State
+from resilience.call_store import call_id as id_of
 from resilience.contacts import parse
 from resilience.errors import InvalidContact, PermanentError, StoreUnavailable, TransientError
 from resilience.logger import log
@@ -24,14 +25,22 @@ class CallTask(ResilientTask):
 
 
 @app.task(bind=True, base=CallTask, throws=(InvalidContact, PermanentError, StoreUnavailable))
-def place_call(self: Any, contact: Any = None, campaign: Any = "default", call_id: Any = None, *extra: Any,
-               **unknown: Any) -> dict[str, Any]:
+def place_call(
+    self: Any, contact: Any = None, campaign: Any = "default", call_id: Any = None, *extra: Any, **unknown: Any
+) -> dict[str, Any]:
     """Calls a contact: `contact` and `campaign` from other services, `call_id` alone from the dispatcher."""
     try:
         who, id = _payload(contact, campaign, call_id, extra, unknown)
     except InvalidContact as exc:
-        log("contact_refused", level=logging.ERROR, service=DIALER, task_id=self.request.id, reason=str(exc),
-            category="permanent", next_action="none: mend the message and send it again")
+        log(
+            "contact_refused",
+            level=logging.ERROR,
+            service=DIALER,
+            task_id=self.request.id,
+            reason=str(exc),
+            category="permanent",
+            next_action="none: mend the message and send it again",
+        )
         raise
     result = runtime().processor.process(id, contact=who, campaign=campaign, early_ok=bool(self.request.is_eager))
     if result.retry_in is not None:

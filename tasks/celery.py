@@ -14,10 +14,10 @@ from celery.exceptions import Reject
 from celery.worker.request import Request
 
 from resilience import logger
-from resilience.config import Retry, Settings
+from resilience.config import Retry, Settings, load
 from resilience.errors import ConfigError, TransientError
 from resilience.retry import next_delay
-from tasks import kombu_shim
+from tasks import reconnect
 
 # The store and the policy decide when a retry is the last one; Celery's own bound is for workers that die.
 UNBOUNDED = 1_000_000
@@ -72,8 +72,6 @@ class ResilientTask(Task):
 
 
 def _settings() -> Settings:
-    from resilience.config import load
-
     try:
         return load()
     except ConfigError as exc:
@@ -81,8 +79,9 @@ def _settings() -> Settings:
 
 
 settings = _settings()
-kombu_shim.install()
-app = MaskingCelery("tasks", task_cls=ResilientTask, include=["tasks.calls", "tasks.crm", "tasks.dispatch", "tasks.health", "tasks.alerts"])
+reconnect.install()
+MODULES = ["tasks.alerts", "tasks.calls", "tasks.crm", "tasks.dispatch", "tasks.health"]
+app = MaskingCelery("tasks", task_cls=ResilientTask, include=MODULES)
 app.config_from_object("celeryconfig")
 
 

@@ -37,8 +37,13 @@ def write(self: Any, call_id: str) -> str:
         return "waits"
     error: ServiceError | None = None
     try:
-        rt.crm.log_call(call_id=call_id, contact_id=call["contact_id"], state=call["state"],
-                        at_ms=int(call["updated"]), note=call.get("reason", ""))
+        rt.crm.log_call(
+            call_id=call_id,
+            contact_id=call["contact_id"],
+            state=call["state"],
+            at_ms=int(call["updated"]),
+            note=call.get("reason", ""),
+        )
     except ServiceError as exc:
         error = exc
     breaker.report(permit, report_of(error, default_pause=rt.settings.services[SERVICE].retry.initial_delay))
@@ -52,9 +57,16 @@ def write(self: Any, call_id: str) -> str:
 def _failed(task: Any, call_id: str, error: ServiceError) -> str:
     held = isinstance(error, PermanentError) and error.scope is Scope.SERVICE
     last = isinstance(error, PermanentError) or next_delay(task.policy, task.request.retries + 1) is None
-    log("crm_entry_failed", level=logging.WARNING, service=SERVICE, call_id=call_id, category=error.category,
-        reason=str(error), retry_count=task.request.retries,
-        next_action="wait for the gate" if held else "none: write it by hand" if last else "retry")
+    log(
+        "crm_entry_failed",
+        level=logging.WARNING,
+        service=SERVICE,
+        call_id=call_id,
+        category=error.category,
+        reason=str(error),
+        retry_count=task.request.retries,
+        next_action="wait for the gate" if held else "none: write it by hand" if last else "retry",
+    )
     if held:
         runtime().crm_outbox.later(call_id, time.time() + WAIT)
         return "waits"

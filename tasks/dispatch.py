@@ -46,6 +46,11 @@ def dispatch() -> dict[str, int]:
                     crm.write.apply_async(args=(id,))
             placed, looked_up, more = placed + len(work.place), looked_up + len(work.look_up), work.more
     except OperationalError as exc:
-        log("publish_failed", level=logging.ERROR, service="broker", reason=type(exc).__name__,
-            next_action="the dispatcher publishes again")
+        log(
+            "publish_failed",
+            level=logging.ERROR,
+            service="broker",
+            reason=type(exc).__name__,
+            next_action="the dispatcher publishes again",
+        )
     return {"placed": placed, "looked_up": looked_up}

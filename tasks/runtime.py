@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from celery.exceptions import SoftTimeLimitExceeded
@@ -33,8 +32,12 @@ class Interruptible(ElevenLabs):
         try:
             return super().dial(**call)
         except SoftTimeLimitExceeded:
-            raise InDoubtError("the dial took longer than the task's time limit", service=DIALER,
-                               code="soft_time_limit", sent=Sent.UNKNOWN) from None
+            raise InDoubtError(
+                "the dial took longer than the task's time limit",
+                service=DIALER,
+                code="soft_time_limit",
+                sent=Sent.UNKNOWN,
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -61,18 +64,25 @@ def build(settings: Settings, scripts: Scripts | None = None) -> Runtime:
     store = CallStore(scripts, settings)
     enabled = {name: s for name, s in settings.services.items() if s.enabled}
     eleven = settings.services[DIALER]
-    dialer = Interruptible(base_url=eleven.base_url, api_key=eleven.api_key.get_secret_value(),
-                           agent_id=eleven.agent_id, agent_phone_number_id=eleven.agent_phone_number_id,
-                           timeout=(eleven.timeout.connect, eleven.timeout.read))
+    dialer = Interruptible(
+        base_url=eleven.base_url,
+        api_key=eleven.api_key.get_secret_value(),
+        agent_id=eleven.agent_id,
+        agent_phone_number_id=eleven.agent_phone_number_id,
+        timeout=(eleven.timeout.connect, eleven.timeout.read),
+    )
     crm = _crm(settings)
     return Runtime(
-        settings=settings, scripts=scripts, store=store,
+        settings=settings,
+        scripts=scripts,
+        store=store,
         processor=CallProcessor(store, dialer, settings),
         breakers={name: CircuitBreaker(scripts, name, policy_of(s)) for name, s in enabled.items()},
         probes={DIALER: dialer} | ({"crm": crm} if crm else {}),
         channels=_channels(settings),
         outbox=AlertOutbox(scripts, settings.alerts.group_interval),
-        crm=crm, crm_outbox=Outbox(scripts, "crm"),
+        crm=crm,
+        crm_outbox=Outbox(scripts, "crm"),
     )
 
 
@@ -80,16 +90,24 @@ def _crm(settings: Settings) -> Crm | None:
     crm = settings.services.get("crm")
     if crm is None or not crm.enabled:
         return None
-    return Crm(base_url=crm.base_url, api_key=crm.api_key.get_secret_value(),
-               timeout=(crm.timeout.connect, crm.timeout.read))
+    return Crm(
+        base_url=crm.base_url, api_key=crm.api_key.get_secret_value(), timeout=(crm.timeout.connect, crm.timeout.read)
+    )
 
 
 def _channels(settings: Settings) -> Mapping[str, Any]:
     c = settings.alerts.channels
     channels: dict[str, Any] = {}
     if c.email.enabled:
-        channels["email"] = Email(c.email.host, c.email.port, c.email.user, c.email.password.get_secret_value(),
-                                  c.email.sender, c.email.recipients, c.email.security)
+        channels["email"] = Email(
+            c.email.host,
+            c.email.port,
+            c.email.user,
+            c.email.password.get_secret_value(),
+            c.email.sender,
+            c.email.recipients,
+            c.email.security,
+        )
     if c.telegram.enabled:
         channels["telegram"] = Telegram(c.telegram.token.get_secret_value(), c.telegram.chat_id, c.telegram.base_url)
     if c.webhook.enabled:
@@ -97,19 +115,19 @@ def _channels(settings: Settings) -> Mapping[str, Any]:
     return channels
 
 
-@cache
-def _of_process(pid: int) -> Runtime:
-    return build(loaded)
-
-
-_installed: list[Runtime] = []
+# By process id: what a parent built before the fork is not used by its children.
+_built: dict[int, Runtime] = {}
 
 
 def runtime() -> Runtime:
     """This process's runtime."""
-    return _installed[-1] if _installed else _of_process(os.getpid())
+    if os.getpid() not in _built:
+        install(build(loaded))
+    return _built[os.getpid()]
 
 
 def install(instead: Runtime | None) -> None:
-    """Replaces the runtime, for tests in eager mode; None takes it back."""
-    _installed[:] = [] if instead is None else [instead]
+    """Makes it this process's runtime, for tests in eager mode; None has it built anew."""
+    _built.clear()
+    if instead is not None:
+        _built[os.getpid()] = instead

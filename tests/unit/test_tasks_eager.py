@@ -47,7 +47,8 @@ def dials(provider: StandIn) -> list[str]:
     return [r.attempt_id for r in provider.requests if r.endpoint == "dial"]
 
 
-def test_a_contact_is_called(eager: runtime.Runtime, provider: StandIn) -> None:
+@pytest.mark.usefixtures("eager")
+def test_a_contact_is_called(provider: StandIn) -> None:
     result = place_call.delay(contact=CONTACT, campaign="spring")
 
     assert result.result == {"call_id": "spring:1", "state": "placed", "attempt": 1}
@@ -74,7 +75,8 @@ def test_an_open_gate_defers_the_next_contact_without_a_request(eager: runtime.R
     assert dials(provider) == []
 
 
-def test_a_permanent_failure_of_the_contact_is_not_retried(eager: runtime.Runtime, provider: StandIn) -> None:
+@pytest.mark.usefixtures("eager")
+def test_a_permanent_failure_of_the_contact_is_not_retried(provider: StandIn) -> None:
     provider.fault("elevenlabs", "dial", "invalid_number")
 
     result = place_call.delay(contact=CONTACT, campaign="spring")
@@ -104,10 +106,19 @@ def test_a_lost_answer_is_looked_up(eager: runtime.Runtime, provider: StandIn) -
     assert len(provider.rang) == 1
 
 
-@pytest.mark.parametrize("payload", [
-    {}, {"contact": {"id": "1"}}, {"contact": []}, {"contact": CONTACT, "campaign": "a:b"}, {"contact": CONTACT, "x": 1},
-    {"contact": CONTACT, "campaign": None}, {"call_id": 7}, {"contact": CONTACT, "call_id": "spring:1"},
-])
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {},
+        {"contact": {"id": "1"}},
+        {"contact": []},
+        {"contact": CONTACT, "campaign": "a:b"},
+        {"contact": CONTACT, "x": 1},
+        {"contact": CONTACT, "campaign": None},
+        {"call_id": 7},
+        {"contact": CONTACT, "call_id": "spring:1"},
+    ],
+)
 def test_a_bad_payload_is_refused_and_changes_nothing(eager: runtime.Runtime, payload: dict[str, object]) -> None:
     result = place_call.apply(kwargs=payload)
 
@@ -124,7 +135,7 @@ def test_enqueueing_twice_is_harmless(eager: runtime.Runtime) -> None:
 def test_an_alert_reaches_its_channel_once(eager: runtime.Runtime, provider: StandIn) -> None:
     eager.breakers["elevenlabs"].control("open", by="test", reason="drill", now=1_000)
     eager.outbox.collect(["webhook"], "test", now=1_001)
-    (alert, channel), = eager.outbox.take_due(now=1_002, again=60)
+    ((alert, channel),) = eager.outbox.take_due(now=1_002, again=60)
 
     deliver.delay(alert, channel)
     deliver.delay(alert, channel)

@@ -56,6 +56,7 @@ class Fleet:
     def __init__(self, scenario: Scenario, campaign: str) -> None:
         self.scenario, self.campaign = scenario, campaign
         self.processes, self.store, self.gate = scenario.processes, scenario.store, scenario.gate
+        self.redis = scenario.redis
 
     def id(self, contact: str) -> str:
         return f"{self.campaign}:{contact}"
@@ -94,9 +95,9 @@ def tenth(tmp_path: Path) -> Callable[..., Path]:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[Scenario]:
+def running(folder: Path, **changes: Any) -> Iterator[Scenario]:
     """A running fleet, with the demo's eyes on it: its store, its gate, its log and the stand-in's."""
-    config = write_config(folder / "config.yml")
+    config = write_config(folder / "config.yml", **changes)
     settings = load(str(config))
     with Processes(folder, config) as processes:
         scenario = Scenario(processes, settings, Timeline(settings.services["elevenlabs"].retry.max_attempts - 1))
@@ -122,7 +123,7 @@ def fleet(shared: Scenario, request: pytest.FixtureRequest) -> Iterator[Fleet]:
 
 
 @pytest.fixture
-def own_fleet(tmp_path: Path) -> Iterator[Fleet]:
-    """A fleet for a test that breaks it."""
-    with running(tmp_path) as scenario:
+def own_fleet(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Fleet]:
+    """A fleet for a test that breaks it; its parameter changes the config."""
+    with running(tmp_path, **getattr(request, "param", {})) as scenario:
         yield Fleet(scenario, "own")

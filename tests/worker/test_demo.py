@@ -19,8 +19,14 @@ Config = Callable[..., Path]
 
 
 def demo(config: Path, temporary: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-m", "demo", "--config", str(config)], cwd=ROOT, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"TMPDIR": str(temporary)})
+    return subprocess.Popen(
+        [sys.executable, "-m", "demo", "--config", str(config)],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"TMPDIR": str(temporary)},
+    )
 
 
 def processes_in(temporary: Path) -> list[str]:
@@ -28,7 +34,7 @@ def processes_in(temporary: Path) -> list[str]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if str(temporary) in os.readlink(process / "cwd"):
+            if str(temporary) in str((process / "cwd").readlink()):
                 found.append((process / "cmdline").read_text().replace("\0", " "))
         except OSError:
             continue

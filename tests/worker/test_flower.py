@@ -24,8 +24,16 @@ def flower(fleet: Fleet) -> Iterator[str]:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "celery", "-A", "tasks", "flower", "--address=127.0.0.1", f"--port={port}"]
     log = (fleet.processes.folder / "flower.log").open("ab")
-    with log, child_process.start(command, cwd=fleet.processes.folder, stdout=log, stderr=log,
-                                  env=fleet.processes.env | {"FLOWER_BASIC_AUTH": ":".join(AUTH)}) as process:
+    with (
+        log,
+        child_process.start(
+            command,
+            cwd=fleet.processes.folder,
+            stdout=log,
+            stderr=log,
+            env=fleet.processes.env | {"FLOWER_BASIC_AUTH": ":".join(AUTH)},
+        ) as process,
+    ):
         url = f"http://127.0.0.1:{port}"
 
         def sees_the_worker() -> bool:

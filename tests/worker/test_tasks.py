@@ -55,7 +55,9 @@ def test_a_bad_payload_is_refused_with_an_event_and_not_retried(fleet: Fleet, co
     assert not any("Traceback" in str(line) for line in lines)
 
 
-@pytest.mark.parametrize("fault", ["accept_then_500", "accept_then_fin", "accept_then_silence", "accept_then_truncated"])
+@pytest.mark.parametrize(
+    "fault", ["accept_then_500", "accept_then_fin", "accept_then_silence", "accept_then_truncated"]
+)
 def test_a_dial_whose_answer_is_lost_is_looked_up_and_rings_once(fleet: Fleet, fault: str) -> None:
     fleet.fault(fault, count=1)
 
@@ -129,14 +131,23 @@ def test_the_log_of_the_fleet_has_no_key_no_token_and_no_phone_number(fleet: Fle
     assert [secret for secret in planted if secret in written] == []
 
 
-@pytest.mark.parametrize(("env", "says"), [
-    ({"ELEVEN_API_KEY": ""}, "set the environment variable ELEVEN_API_KEY"),
-    ({"CONFIG_FILE": "absent.yml"}, "absent.yml"),
-])
+@pytest.mark.parametrize(
+    ("env", "says"),
+    [
+        ({"ELEVEN_API_KEY": ""}, "set the environment variable ELEVEN_API_KEY"),
+        ({"CONFIG_FILE": "absent.yml"}, "absent.yml"),
+    ],
+)
 def test_a_worker_that_cannot_work_says_why_and_ends(tmp_path: Path, env: dict[str, str], says: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "celery", "-A", "tasks", "worker", "-Q", "calls"], cwd=tmp_path,
-                          env=os.environ | {"PYTHONPATH": str(ROOT)} | env, capture_output=True, text=True, timeout=30,
-                          check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "tasks", "worker", "-Q", "calls"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | env,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
 
     assert done.returncode != 0
     assert says in done.stderr
