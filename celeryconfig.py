@@ -6,11 +6,13 @@ Celery on Redis neither keeps every message nor runs it once. The call store is 
 from kombu import Exchange, Queue
 
 from resilience.config import load as _load
+from resilience.redis_client import for_kombu as _for_kombu
 
 _settings = _load()
-_run = _settings.task_time_limit
+_run, _redis = _settings.task_time_limit, _settings.redis
 
-broker_url = _settings.broker.url or _settings.redis.url
+# Of a Sentinel set kombu reads no option in the URL, and asks each sentinel with the password of its own URL alone.
+broker_url, _sentinel = _for_kombu(_settings.broker.url or _redis.url, connect_timeout=_redis.connect_timeout)
 # No results: the state of a call is in the store, and a result backend makes a publish block while Redis is down.
 result_backend = None
 task_ignore_result = True
@@ -20,6 +22,8 @@ accept_content = ["json"]
 enable_utc = True
 timezone = "UTC"
 
+# Classic queues on RabbitMQ: what a lost queue held, the dispatcher publishes again, and a quorum queue would neither
+# raise the prefetch for retries that wait nor take the messages of an app that declares the queue as Celery does.
 # Two queues, so that no number of slow calls delays dispatching, health checks and alerts. A misspelt queue is an
 # error, not a queue that nobody reads; `celery` is where another service's send_task without a queue ends, and the
 # calls workers read it too (tasks/celery.py).
@@ -61,9 +65,12 @@ worker_enable_soft_shutdown_on_idle = False
 # The default gives up after 100 tries, and a worker that stopped trying looks alive.
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None
-_on_redis = broker_url.startswith(("redis", "rediss", "unix", "sentinel"))
+# RabbitMQ alone: a connection that is half open is noticed within 25 s. Celery's own 120 s would be four minutes.
+broker_heartbeat = 10
+_on_redis = broker_url.startswith(("redis", "sentinel"))
 broker_transport_options = (
     {
+        **_sentinel,
         # Longer than the longest countdown and run together (config.py checks it): shorter runs a task twice.
         "visibility_timeout": _settings.broker.visibility_timeout,
         # A sweep each 5 s instead of each 100 s, and a sweeper that was killed blocks the next one for 30 s, not 300 s.

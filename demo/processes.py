@@ -46,7 +46,12 @@ class Processes:
         self.folder = folder
         self.redis = RedisServer(folder / "redis")
         self.env = {k: v for k, v in os.environ.items() if k not in OWN} | KEYS
-        self.env |= {"CONFIG_FILE": str(config), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        self.env |= {
+            "CONFIG_FILE": str(config),
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+            "TMPDIR": str(folder),
+        }
         self.url = ""
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 

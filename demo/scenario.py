@@ -17,7 +17,8 @@ import requests
 
 from demo.processes import Processes
 from demo.timeline import Timeline
-from resilience.call_store import DIALER, CallStore, State
+from resilience.call import State
+from resilience.call_store import DIALER, CallStore
 from resilience.circuit_breaker import policy_of, view
 from resilience.config import Settings
 from resilience.scripts import Scripts

@@ -15,14 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from resilience.call_store import DIALER, CallStore, Claim, Finished, NotBegun, State, Verdict
+from resilience.call import Claim, Finished, NotBegun, State, Verdict
+from resilience.call_store import DIALER, CallStore
 from resilience.circuit_breaker import Outcome, Report, report_of
 from resilience.config import Settings
 from resilience.contacts import Contact
 from resilience.errors import Category, InDoubtError, PermanentError, Scope, Sent, ServiceError, ThrottledError
 from resilience.logger import log
 from resilience.retry import next_delay
-
 
 # An error nobody named: when the look-ups find that nothing rang, the call has failed and is not dialed again.
 UNNAMED = ("unknown", "unknown_status")
@@ -41,7 +41,9 @@ class Dialer(Protocol):
     def dial(self, *, phone: str, call_id: str, attempt_id: str, variables: Mapping[str, object]) -> str:
         """One POST. Returns the conversation's id."""
 
-    def look_up(self, call_id: str, since: float, *, timeout: tuple[float, float] | None = None) -> Sequence[Conversation]:
+    def look_up(
+        self, call_id: str, since: float, *, timeout: tuple[float, float] | None = None
+    ) -> Sequence[Conversation]:
         """The call's conversations since then (unix seconds), oldest first."""
 
 
@@ -64,13 +66,15 @@ def boot_clock() -> float:
 class CallProcessor:
     """Processes calls against one store and one dialer."""
 
-    def __init__(self, store: CallStore, dialer: Dialer, settings: Settings,
-                 clock: Callable[[], float] = boot_clock) -> None:
+    def __init__(
+        self, store: CallStore, dialer: Dialer, settings: Settings, clock: Callable[[], float] = boot_clock
+    ) -> None:
         self.store, self.dialer, self.settings, self.clock = store, dialer, settings, clock
         self.service = settings.services[DIALER]
 
-    def process(self, id: str, *, contact: Contact | None = None, campaign: str = "default",
-                early_ok: bool = False) -> Result:
+    def process(
+        self, id: str, *, contact: Contact | None = None, campaign: str = "default", early_ok: bool = False
+    ) -> Result:
         """Runs one attempt of a call. Raises StoreUnavailable; every other failure is part of the result."""
         lease_end = self.clock() + self.settings.lease(DIALER)
         begun = self.store.begin(id, secrets.token_hex(8), contact=contact, campaign=campaign, early_ok=early_ok)
@@ -90,46 +94,87 @@ class CallProcessor:
         return Result(id, finished.state, begun.attempt, verdict.delay if retries else None, error)
 
     def _dial(self, claim: Claim, lease_end: float) -> Verdict:
-        if claim.look_first:
-            adopted = self._adopt(claim)
-            if adopted:
-                return adopted
+        if claim.look_first or claim.must_look:
+            found = self._look_first(claim)
+            if found:
+                return found
         timeout = self.service.timeout
         if self.clock() + timeout.connect + timeout.read > lease_end:
-            return Verdict(State.QUEUED, Report(Outcome.IGNORED), dialed=False, used=False,
-                           reason="the lease no longer covered the dial")
+            return Verdict(
+                State.QUEUED,
+                Report(Outcome.IGNORED),
+                dialed=False,
+                used=False,
+                reason="the lease no longer covered the dial",
+            )
         variables = {**claim.contact.fields, "contact_id": claim.contact.id, "name": claim.contact.name}
         started = self.clock()
         try:
-            conversation = self.dialer.dial(phone=claim.contact.phone, call_id=claim.call_id,
-                                            attempt_id=claim.attempt_id, variables=variables)
+            conversation = self.dialer.dial(
+                phone=claim.contact.phone, call_id=claim.call_id, attempt_id=claim.attempt_id, variables=variables
+            )
         except ServiceError:
             raise
         except Exception as exc:  # a bug of ours, before or after the POST: it may have rung, so it is looked up
-            log("unknown_error", level=logging.ERROR, exc_info=True, service=DIALER, call_id=claim.call_id,
-                attempt_id=claim.attempt_id, category=Category.PERMANENT)
-            raise InDoubtError(f"unexpected {type(exc).__name__} while dialing", service=DIALER, code="unknown",
-                               sent=Sent.UNKNOWN) from exc
-        return Verdict(State.PLACED, report_of(None, default_pause=0, slow=self._was_slow(started)),
-                       conversation_id=conversation)
+            log(
+                "unknown_error",
+                level=logging.ERROR,
+                exc_info=True,
+                service=DIALER,
+                call_id=claim.call_id,
+                attempt_id=claim.attempt_id,
+                category=Category.PERMANENT,
+            )
+            raise InDoubtError(
+                f"unexpected {type(exc).__name__} while dialing", service=DIALER, code="unknown", sent=Sent.UNKNOWN
+            ) from exc
+        return Verdict(
+            State.PLACED, report_of(None, default_pause=0, slow=self._was_slow(started)), conversation_id=conversation
+        )
 
-    def _adopt(self, claim: Claim) -> Verdict | None:
+    def _look_first(self, claim: Claim) -> Verdict | None:
         # Half of the lease's margin at most: the rest has to cover the dial.
         limit = self.settings.calls.lease_margin / 4
         timeout = self.service.timeout
         try:
-            found = self.dialer.look_up(claim.call_id, claim.first_dial,
-                                        timeout=(min(timeout.connect, limit), min(timeout.read, limit)))
+            found = self.dialer.look_up(
+                claim.call_id, claim.look_since, timeout=(min(timeout.connect, limit), min(timeout.read, limit))
+            )
         except ServiceError as exc:
+            if claim.must_look:
+                return Verdict(
+                    State.RETRYING,
+                    Report(Outcome.IGNORED),
+                    self.service.retry.initial_delay,
+                    dialed=False,
+                    used=False,
+                    reason=f"Redis may have forgotten a dial, and the look-up failed: {exc}",
+                    category=exc.category,
+                )
             # It proves nothing, and the last answer was a refusal: the retry goes on.
-            log("look_up_failed", level=logging.WARNING, service=DIALER, call_id=claim.call_id,
-                attempt_id=claim.attempt_id, category=exc.category, reason=str(exc),
-                retry_count=claim.attempt - 1, breaker_state=claim.breaker_state, next_action="dial")
+            log(
+                "look_up_failed",
+                level=logging.WARNING,
+                service=DIALER,
+                call_id=claim.call_id,
+                attempt_id=claim.attempt_id,
+                category=exc.category,
+                reason=str(exc),
+                retry_count=claim.attempt - 1,
+                breaker_state=claim.breaker_state,
+                next_action="dial",
+            )
             return None
         if not found:
             return None
-        return Verdict(State.PLACED, Report(Outcome.IGNORED), dialed=False, used=False,
-                       conversation_id=found[-1].id, reason="an earlier attempt had rung")
+        return Verdict(
+            State.PLACED,
+            Report(Outcome.IGNORED),
+            dialed=False,
+            used=False,
+            conversation_id=found[0].id,
+            reason="an earlier attempt had rung",
+        )
 
     def _judge(self, claim: Claim, error: ServiceError, *, slow: bool) -> Verdict:
         retry = self.service.retry
@@ -164,8 +209,16 @@ class CallProcessor:
         if found:
             result = "found"
         done = self.store.resolve(id, int(call["looks"]), result, found, reason=reason)
-        log("call_looked_up", service=DIALER, call_id=id, result=result, reason=reason, state=done.state,
-            retry_count=int(call["attempts"]) - 1, next_action=NEXT.get(done.state, "none"))
+        log(
+            "call_looked_up",
+            service=DIALER,
+            call_id=id,
+            result=result,
+            reason=reason,
+            state=done.state,
+            retry_count=int(call["attempts"]) - 1,
+            next_action=NEXT.get(done.state, "none"),
+        )
         return Result(id, done.state, int(call["attempts"]))
 
     def _was_slow(self, started: float) -> bool:
@@ -173,24 +226,41 @@ class CallProcessor:
         return slow is not None and self.clock() - started >= slow.duration
 
     def _stepped_aside(self, id: str, begun: NotBegun) -> Result:
-        log(f"call_{begun.answer}", level=logging.WARNING if begun.answer == "unknown" else logging.INFO,
-            service=DIALER, call_id=id, state=begun.state, retry_count=max(0, begun.attempts - 1),
-            breaker_state=begun.breaker_state, reason=begun.reason or None,
-            retry_after=begun.retry_after, next_action=NEXT.get(begun.state, "none"))
+        log(
+            f"call_{begun.answer}",
+            level=logging.WARNING if begun.answer == "unknown" else logging.INFO,
+            service=DIALER,
+            call_id=id,
+            state=begun.state,
+            retry_count=max(0, begun.attempts - 1),
+            breaker_state=begun.breaker_state,
+            reason=begun.reason or None,
+            retry_after=begun.retry_after,
+            next_action=NEXT.get(begun.state, "none"),
+        )
         return Result(id, begun.state or begun.answer, begun.attempts)
 
     def _log(self, claim: Claim, verdict: Verdict, finished: Finished) -> None:
         stale = finished.answer == "stale"
-        log("report_stale" if stale else f"call_{finished.state}",
+        log(
+            "report_stale" if stale else f"call_{finished.state}",
             level=logging.INFO if verdict.to is State.PLACED else logging.WARNING,
-            service=DIALER, call_id=claim.call_id, attempt_id=claim.attempt_id, category=verdict.category,
-            code=verdict.code, reason=verdict.reason, retry_count=claim.attempt - 1, state=finished.state,
-            breaker_state=finished.breaker_state, conversation_id=verdict.conversation_id,
+            service=DIALER,
+            call_id=claim.call_id,
+            attempt_id=claim.attempt_id,
+            category=verdict.category,
+            code=verdict.code,
+            reason=verdict.reason,
+            retry_count=claim.attempt - 1,
+            state=finished.state,
+            breaker_state=finished.breaker_state,
+            conversation_id=verdict.conversation_id,
             retry_in=round(verdict.delay, 3) if verdict.to is State.RETRYING else None,
-            next_action=NEXT.get(finished.state, "none"))
+            next_action=NEXT.get(finished.state, "none"),
+        )
 
 
-NEXT = {
+NEXT: Mapping[str, str] = {
     State.QUEUED: "dial when its turn comes",
     State.RETRYING: "dial again after the delay",
     State.DEFERRED: "wait for the gate",

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any, TypeVar
 
-from resilience.circuit_breaker import Report, policy_of
+from resilience.call import EVENT_OF, Claim, Finished, NotBegun, State, Verdict, Work, call_id
+from resilience.circuit_breaker import policy_of
 from resilience.config import Settings
 from resilience.contacts import Contact
 from resilience.errors import InvalidContact
@@ -24,107 +23,6 @@ DIALER = "elevenlabs"  # the service whose gate every call goes through
 BATCH = 200  # calls a script: about 5 ms of the server's time
 # How long a call may wait for its turn or its gate before the dispatcher makes sure that it still stands in line.
 BACKLOG_CHECK = 300.0
-
-
-class State(StrEnum):
-    """Where a call stands."""
-
-    QUEUED = "queued"
-    DIALING = "dialing"
-    RETRYING = "retrying"
-    DEFERRED = "deferred"
-    IN_DOUBT = "in_doubt"
-    PLACED = "placed"
-    FAILED = "failed"
-    NEEDS_REVIEW = "needs_review"
-    CANCELLED = "cancelled"
-
-    @property
-    def is_terminal(self) -> bool:
-        """Nothing but a person's word leaves it."""
-        return self in (State.PLACED, State.FAILED, State.NEEDS_REVIEW, State.CANCELLED)
-
-
-EVENT_OF = {
-    State.PLACED: "call_placed",
-    State.RETRYING: "call_retrying",
-    State.FAILED: "call_failed",
-    State.IN_DOUBT: "call_in_doubt",
-    State.DEFERRED: "call_deferred",
-    State.QUEUED: "call_handed_back",
-}
-
-
-@dataclass(frozen=True)
-class Claim:
-    """An attempt begun: this owner, and nobody else, may dial. `first_dial` is unix seconds."""
-
-    call_id: str
-    owner: str
-    attempt_id: str
-    attempt: int
-    contact: Contact = field(repr=False)
-    campaign: str
-    breaker_state: str
-    first_dial: float
-    look_first: bool
-
-
-@dataclass(frozen=True)
-class NotBegun:
-    """Why no attempt was begun: deferred (the gate is shut), duplicate, early, or unknown (no such call)."""
-
-    answer: str
-    state: str
-    breaker_state: str = ""
-    attempts: int = 0
-    retry_after: float | None = None
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """How an attempt ended. `delay` in seconds: until the next attempt, or until the first look-up.
-
-    `dialed` is False where no dial was tried: its attempt id is free again. `used` is False where it does not count.
-    """
-
-    to: State
-    report: Report
-    delay: float = 0.0
-    dialed: bool = True
-    used: bool = True
-    reason: str | None = None
-    category: str | None = None
-    code: str | None = None
-    conversation_id: str | None = None
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The store's answer to a verdict: done, repeated (this verdict was taken before), or stale (nothing changed)."""
-
-    answer: str
-    state: str
-    breaker_state: str = ""
-    attempts: int = 0
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a tick of the dispatcher hands out: ids of calls to place, and of calls to look up."""
-
-    place: Sequence[str] = ()
-    look_up: Sequence[str] = ()
-    more: bool = False
-
-
-def call_id(campaign: str, contact_id: str) -> str:
-    """The id of a contact's call. Raises InvalidContact for a campaign's name that would make it ambiguous."""
-    allowed = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
-    if not isinstance(campaign, str) or not 0 < len(campaign) <= 64 or not set(campaign) <= allowed:
-        raise InvalidContact("campaign: must be 1 to 64 letters, digits, dots, dashes or underscores")
-    return f"{campaign}:{contact_id}"
 
 
 class CallStore:
@@ -147,47 +45,124 @@ class CallStore:
             new, known = new + sum(answers), known + len(answers) - sum(answers)
         return new, known
 
-    def begin(self, id: str, owner: str, *, contact: Contact | None = None, campaign: str = "default",
-              early_ok: bool = False, now: float | None = None) -> Claim | NotBegun:
+    def begin(
+        self,
+        id: str,
+        owner: str,
+        *,
+        contact: Contact | None = None,
+        campaign: str = "default",
+        early_ok: bool = False,
+        now: float | None = None,
+    ) -> Claim | NotBegun:
         """Begins an attempt, if the call is due and its gate lets it through. `owner` is this run's own token."""
-        a = self._run("begin_attempt", now, id=id, owner=owner, service=DIALER, policy=self._policy,
-                      lease=ms(self.settings.lease(DIALER)), early_ok=early_ok or None,
-                      contact=None if contact is None else _as_args(contact, campaign))
+        a = self._run(
+            "begin_attempt",
+            now,
+            id=id,
+            owner=owner,
+            service=DIALER,
+            policy=self._policy,
+            lease=ms(self.settings.lease(DIALER)),
+            early_ok=early_ok or None,
+            contact=None if contact is None else _as_args(contact, campaign),
+        )
         if a["answer"] != "go":
             wait = a.get("retry_after")
-            return NotBegun(a["answer"], a.get("state", ""), a.get("breaker_state", ""), a.get("attempts", 0),
-                            None if wait is None else wait / 1000, a.get("reason", ""))
+            return NotBegun(
+                a["answer"],
+                a.get("state", ""),
+                a.get("breaker_state", ""),
+                a.get("attempts", 0),
+                None if wait is None else wait / 1000,
+                a.get("reason", ""),
+            )
         who = Contact(a["contact_id"], a["phone"], a.get("name", ""), json.loads(a["fields"]))
-        return Claim(id, owner, a["attempt_id"], a["attempts"], who, a["campaign"], a["breaker_state"],
-                     a["first_dial"] / 1000, a["look_first"])
+        return Claim(
+            id,
+            owner,
+            a["attempt_id"],
+            a["attempts"],
+            who,
+            a["campaign"],
+            a["breaker_state"],
+            a["look_since"] / 1000,
+            a["look_first"],
+            a["must_look"],
+        )
 
     def finish(self, claim: Claim, verdict: Verdict, *, now: float | None = None) -> Finished:
         """Ends the attempt: the gate is told, the call moves on."""
-        args = {"reason": verdict.reason, "category": verdict.category, "code": verdict.code,
-                "conversation_id": verdict.conversation_id}
-        a = self._run("finish_attempt", now, id=claim.call_id, owner=claim.owner, policy=self._policy,
-                      report=verdict.report.as_args(), to=verdict.to, event=EVENT_OF[verdict.to],
-                      delay=ms(verdict.delay), grace=ms(self.settings.calls.dispatch.republish),
-                      dialed=verdict.dialed, used=verdict.used, **args)
+        args = {
+            "reason": verdict.reason,
+            "category": verdict.category,
+            "code": verdict.code,
+            "conversation_id": verdict.conversation_id,
+        }
+        a = self._run(
+            "finish_attempt",
+            now,
+            id=claim.call_id,
+            owner=claim.owner,
+            policy=self._policy,
+            report=verdict.report.as_args(),
+            to=verdict.to,
+            event=EVENT_OF[verdict.to],
+            delay=ms(verdict.delay),
+            grace=ms(self.settings.calls.dispatch.republish),
+            dialed=verdict.dialed,
+            used=verdict.used,
+            **args,
+        )
         return Finished(a["answer"], a["state"], a.get("breaker_state", ""), a.get("attempts", 0))
 
-    def resolve(self, id: str, look: int, result: str, conversations: Sequence[str] = (), *,
-                reason: str | None = None, now: float | None = None) -> Finished:
+    def resolve(
+        self,
+        id: str,
+        look: int,
+        result: str,
+        conversations: Sequence[str] = (),
+        *,
+        reason: str | None = None,
+        now: float | None = None,
+    ) -> Finished:
         """Takes one look-up's result (found, absent, error). `look` is the count that get() said before looking."""
         rules, retry = self.settings.calls.look_up, self._service.retry
-        a = self._run("resolve_doubt", now, id=id, look=look, result=result, reason=reason,
-                      conversation_id=conversations[0] if conversations else None, conversations=len(conversations),
-                      found=" ".join(conversations), polls=rules.polls, interval=ms(rules.interval),
-                      give_up=ms(rules.give_up), max_attempts=retry.max_attempts, delay=ms(retry.initial_delay))
+        a = self._run(
+            "resolve_doubt",
+            now,
+            id=id,
+            look=look,
+            result=result,
+            reason=reason,
+            conversation_id=conversations[0] if conversations else None,
+            conversations=len(conversations),
+            found=" ".join(conversations),
+            polls=rules.polls,
+            interval=ms(rules.interval),
+            give_up=ms(rules.give_up),
+            max_attempts=retry.max_attempts,
+            delay=ms(retry.initial_delay),
+            doubt_after=ms(self.settings.alerts.doubt_after),
+        )
         return Finished(a["answer"], a["state"])
 
     def dispatch(self, room: int, *, batch: int = 500, now: float | None = None) -> Work:
         """One tick: what is due, what the gates release, and at most `room` calls for Celery's queue."""
-        services = {name: {"policy": policy_of(s), "rate": s.release.rate,
-                           "max_rate": s.release.max_rate} for name, s in self.settings.services.items() if s.enabled}
-        a = self._run("dispatch", now, batch=batch, room=room, services=services,
-                      republish=ms(self.settings.calls.dispatch.republish),
-                      look_up_timeout=ms(2 * self.settings.lease(DIALER)))
+        services = {
+            name: {"policy": policy_of(s), "rate": s.release.rate, "max_rate": s.release.max_rate}
+            for name, s in self.settings.services.items()
+            if s.enabled
+        }
+        a = self._run(
+            "dispatch",
+            now,
+            batch=batch,
+            room=room,
+            services=services,
+            republish=ms(self.settings.calls.dispatch.republish),
+            look_up_timeout=ms(2 * self.settings.lease(DIALER)),
+        )
         return Work(a.get("place", ()), a.get("look_up", ()), bool(a["more"]))
 
     def command(self, id: str, action: str, *, now: float | None = None) -> Finished:
@@ -198,9 +173,10 @@ class CallStore:
     def get(self, id: str) -> dict[str, str]:
         """A call's fields, empty where there is no such call."""
         try:
-            return self.scripts.client.hgetall(self.scripts.key("call", id))
+            call: Any = self.scripts.client.hgetall(self.scripts.key("call", id))
         except UNREACHABLE as exc:
             raise unavailable(exc) from exc
+        return dict(call)
 
     def history(self, id: str) -> list[dict[str, Any]]:
         """A call's last events, oldest first; `at` is unix ms."""
@@ -239,8 +215,14 @@ class CallStore:
 
 
 def _as_args(contact: Contact, campaign: str) -> Mapping[str, str]:
-    return {"id": call_id(campaign, contact.id), "campaign": campaign, "contact_id": contact.id,
-            "phone": contact.phone, "name": contact.name, "fields": json.dumps(dict(contact.fields))}
+    return {
+        "id": call_id(campaign, contact.id),
+        "campaign": campaign,
+        "contact_id": contact.id,
+        "phone": contact.phone,
+        "name": contact.name,
+        "fields": json.dumps(dict(contact.fields)),
+    }
 
 
 def _batches(items: Iterable[T]) -> Iterator[list[T]]:

@@ -59,7 +59,7 @@ def report_of(error: ServiceError | None, *, default_pause: float, slow: bool = 
         return Report(outcome, reason=reason, pause=error.retry_after or default_pause)
     if error.category is Category.PERMANENT and error.scope is Scope.SERVICE:
         return Report(Outcome.IGNORED, reason=reason, hold=reason)
-    if error.category is Category.PERMANENT and error.alive:
+    if error.category is Category.PERMANENT and error.alive and not error.names_contact:
         return Report(Outcome.REFUSED, code=error.code or "refused", reason=reason)
     outcome = Outcome.FAILURE if error.counts else Outcome.ALIVE if error.alive else Outcome.IGNORED
     return Report(outcome, reason=reason, retry_after=error.retry_after)
@@ -105,8 +105,9 @@ class CircuitBreaker:
         answer = self._run("breaker_admit", now, token=token, lease=ms(lease))
         if not answer["admitted"]:
             wait = answer.get("retry_after")
-            raise CircuitOpen(self.service, answer["state"], None if wait is None else wait / 1000,
-                              answer.get("reason", ""))
+            raise CircuitOpen(
+                self.service, answer["state"], None if wait is None else wait / 1000, answer.get("reason", "")
+            )
         return Permit(self.service, token, answer["gen"], answer["state"])
 
     def report(self, permit: Permit, report: Report, *, now: float | None = None) -> bool:
@@ -114,14 +115,16 @@ class CircuitBreaker:
         args = report.as_args() | {"gen": permit.gen, "token": permit.token}
         return bool(self._run("breaker_report", now, report=args)["counted"])
 
-    def control(self, action: str, *, by: str, reason: str | None = None, wait: float | None = None,
-                now: float | None = None) -> bool:
-        """By hand: open, close, hold or release. `wait` in seconds ends a hold or an open by itself. False: no change."""
+    def control(
+        self, action: str, *, by: str, reason: str | None = None, wait: float | None = None, now: float | None = None
+    ) -> bool:
+        """By hand: open, close, hold, release. `wait` (seconds) ends a hold or an open by itself. False: no change."""
         wait_ms = None if wait is None else ms(wait)
         return bool(self._run("breaker_control", now, action=action, by=by, reason=reason, wait=wait_ms)["changed"])
 
-    def health(self, good: bool, *, rise: int, fall: int, reason: str | None = None,
-               now: float | None = None) -> dict[str, Any]:
+    def health(
+        self, good: bool, *, rise: int, fall: int, reason: str | None = None, now: float | None = None
+    ) -> dict[str, Any]:
         """Takes one health check's result. Returns health (up, down), changed, and the gate's state."""
         answer = self._run("breaker_health", now, good=int(good), rise=rise, fall=fall, reason=reason)
         return dict(answer)

@@ -12,37 +12,35 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr, SecretStr, ValidationError, ValidationInfo, model_validator
+from pydantic import PrivateAttr, ValidationError, ValidationInfo, model_validator
 
 from resilience import config_types as of
+from resilience.config_alerts import MaybeQuietHours, Routes
+from resilience.config_channels import Channels
 from resilience.config_file import describe, dotted, read
-from resilience.config_types import Count, Seconds, from_env, not_below
+from resilience.config_types import Count, Model, Seconds, from_env, not_below
 from resilience.errors import ConfigError
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True)
-
-
-class Redis(_Model):
+class Redis(Model):
     url: of.RedisUrl = from_env("REDIS_URL", "redis://127.0.0.1:6379/0", shown=False)  # it may hold a password
     connect_timeout: Seconds = 1.0
     timeout: Seconds = 2.0
 
 
-class Broker(_Model):
+class Broker(Model):
     """Celery's broker; `url` is empty where it is the same as `redis.url`."""
 
     url: of.BrokerUrl = from_env("BROKER_URL", shown=False)
     visibility_timeout: Seconds = 360.0
 
 
-class Timeout(_Model):
+class Timeout(Model):
     connect: Seconds
     read: Seconds
 
 
-class Retry(_Model):
+class Retry(Model):
     initial_delay: Seconds
     backoff_factor: of.Factor
     max_attempts: Count
@@ -51,12 +49,12 @@ class Retry(_Model):
     max_retry_after: Seconds = 900.0
 
 
-class SlowCall(_Model):
+class SlowCall(Model):
     duration: Seconds
     rate: of.Rate
 
 
-class CircuitBreaker(_Model):
+class CircuitBreaker(Model):
     failure_threshold: Count
     failure_rate: of.Rate
     window: Seconds
@@ -68,14 +66,14 @@ class CircuitBreaker(_Model):
     slow_call: SlowCall | None = None
 
 
-class Release(_Model):
+class Release(Model):
     """Deferred calls after a recovery, in calls per second: `rate` at first, doubling each second."""
 
     rate: of.PerSecond = 1.0
     max_rate: Annotated[of.PerSecond, not_below("rate")] = 50.0
 
 
-class Health(_Model):
+class Health(Model):
     path: of.HttpPath
     interval: Seconds
     rise: Count
@@ -83,7 +81,7 @@ class Health(_Model):
     hold: Seconds = 300.0
 
 
-class Service(_Model):
+class Service(Model):
     base_url: of.HttpUrl
     api_key: of.HeaderSecret
     agent_id: str = ""
@@ -102,80 +100,47 @@ class Service(_Model):
         return self._required or bool(self.api_key.get_secret_value())
 
 
-class Dispatch(_Model):
+class Dispatch(Model):
     interval: Seconds = 1.0
     feed: Count = 100
     republish: Seconds = 30.0
 
 
-class LookUp(_Model):
+class LookUp(Model):
     delay: Seconds = 20.0
     interval: Seconds = 60.0
     polls: Count = 3
     give_up: of.GiveUp = 900.0
 
 
-class Calls(_Model):
+class Calls(Model):
     lease_margin: Seconds = 10.0
     retention: Seconds = 2_592_000.0
     dispatch: Dispatch = Dispatch()
     look_up: LookUp = LookUp()
 
 
-class Email(_Model):
-    host: str = from_env("SMTP_HOST")
-    port: of.Port = from_env("SMTP_PORT", 587)
-    user: str = from_env("SMTP_USER")
-    password: SecretStr = from_env("SMTP_PASS")
-    sender: of.Address = from_env("ALERT_EMAIL_FROM", "lineman@localhost")
-    recipients: of.Addresses = from_env("ALERT_EMAIL_TO", "admin@localhost")
-    security: Literal["auto", "tls", "starttls", "plain"] = "auto"
+class Alerts(Model):
+    """Deliveries wait in the store, never in a worker, so `retry` is bound by no visibility timeout."""
 
-    @property
-    def enabled(self) -> bool:
-        return bool(self.host)
-
-
-class Telegram(_Model):
-    token: of.HeaderSecret = from_env("TELEGRAM_BOT_TOKEN")
-    chat_id: str = from_env("TELEGRAM_CHAT_ID")
-    base_url: of.HttpUrl = from_env("TELEGRAM_BASE_URL", "https://api.telegram.org")
-
-    @property
-    def enabled(self) -> bool:
-        return bool(self.token.get_secret_value() and self.chat_id)
-
-
-class Webhook(_Model):
-    url: of.WebhookUrl = from_env("WEBHOOK_URL")
-    secret: SecretStr = from_env("WEBHOOK_SECRET")
-
-    @property
-    def enabled(self) -> bool:
-        return bool(self.url.get_secret_value())
-
-
-class Channels(_Model):
-    email: Email = Email()
-    telegram: Telegram = Telegram()
-    webhook: Webhook = Webhook()
-
-
-class Alerts(_Model):
     interval: Seconds = 1.0
     group_interval: Seconds = 300.0
-    retry: Retry = Retry(initial_delay=5, backoff_factor=2, max_attempts=5, max_delay=60, jitter=0.1)
+    repeat_interval: Annotated[Seconds, not_below("group_interval")] = 14_400.0
+    doubt_after: Seconds = 300.0
+    quiet_hours: MaybeQuietHours = None
+    routes: Routes = ()
+    retry: Retry = Retry(initial_delay=5, backoff_factor=2, max_attempts=13, max_delay=600, jitter=0.1)
     channels: Channels = Channels()
 
 
-class Logging(_Model):
+class Logging(Model):
     path: of.Text = "logs/app.log"
     level: of.Level = "INFO"
     max_bytes: Count = 50_000_000
     backups: Count = 5
 
 
-class Settings(_Model):
+class Settings(Model):
     redis: Redis = Redis()
     broker: Broker = Broker()
     services: Annotated[dict[of.ServiceName, Service], of.with_elevenlabs]
@@ -202,8 +167,7 @@ class Settings(_Model):
     @property
     def longest_countdown(self) -> float:
         """Seconds a message may lie with a worker before it runs."""
-        policies = [self.alerts.retry, *(service.retry for service in self.services.values())]
-        return max(policy.max_delay * (1 + policy.jitter) for policy in policies)
+        return max(service.retry.max_delay * (1 + service.retry.jitter) for service in self.services.values())
 
     @property
     def secrets(self) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from resilience.errors import ConfigError
 Key = tuple[str, ...]
 
 _VARIABLE = re.compile(r"\$\$|\$\{([A-Za-z_]\w*)(?::-([^{}]*))?\}|\$\{")
-_SECRET_KEYS = {"api_key", "password", "token", "secret"}
+_SECRET_KEYS = {"api_key", "password", "token", "secret", "routing_key", "webhook", "apprise"}
 _SHOWN = {"value_error", "literal_error", "string_type"}  # the faults whose value helps
 _SECRET_VARIABLE = re.compile("KEY|TOKEN|PASS|SECRET")
 
@@ -186,7 +186,7 @@ def _known(section: Key, model: type[BaseModel]) -> list[str]:
 def _got(at: Key, value: object, variables: str) -> str:
     if isinstance(value, dict | list) or value == "":
         return f", got {kind(value)}"
-    if _SECRET_KEYS & set(at) or "webhook" in at or _SECRET_VARIABLE.search(variables):
+    if _SECRET_KEYS & set(at) or _SECRET_VARIABLE.search(variables):
         return ""
     text = str(value)
     if at[0] in {"redis", "broker"} and at[-1] == "url":

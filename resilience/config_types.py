@@ -7,14 +7,24 @@ A field made by `from_env` is read from its variable even where the file leaves 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import redis
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo
+
+from resilience import redis_client
 
 SERVICES = ("elevenlabs", "crm")
+_TOKEN = 16  # characters: what is as long as that in an apprise URL is taken for a token
+
+
+class Model(BaseModel):
+    """A section of config.yml. Its errors show no value: it may be a secret."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True)
 
 
 def from_env(name: str, default: object = "", *, shown: bool = True) -> Any:
@@ -34,7 +44,7 @@ def defaults(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def secrets(value: object) -> Iterator[str]:
-    """Every secret value under `value`, and the passwords in its Redis URLs."""
+    """Every secret value under `value`, the passwords in its Redis URLs, and the tokens in its apprise URLs."""
     if isinstance(value, SecretStr):
         yield value.get_secret_value()
     elif isinstance(value, BaseModel):
@@ -43,12 +53,18 @@ def secrets(value: object) -> Iterator[str]:
     elif isinstance(value, dict):
         for item in value.values():
             yield from secrets(item)
+    elif isinstance(value, tuple):
+        for url in (item.get_secret_value() for item in value if isinstance(item, SecretStr)):
+            yield url
+            # apprise makes other URLs of the pieces; the shorter ones may be words.
+            yield from (piece for piece in re.split(r"[/?&=:@,#]+", url) if len(piece) >= _TOKEN)
 
 
 def _passwords(url: str) -> Iterator[str]:
-    parts = urlsplit(url)
-    password = parts.netloc.rpartition("@")[0].partition(":")[2]
-    yield from (password, unquote(password), *parse_qs(parts.query).get("password", []))
+    for part in {url, *url.split(";")}:  # one or several, see redis_client
+        parts = urlsplit(part)
+        password, options = parts.netloc.rpartition("@")[0].partition(":")[2], parse_qs(parts.query)
+        yield from (password, unquote(password), *options.get("password", []), *options.get("sentinel_password", []))
 
 
 def _number(of: type[int] | type[float], rule: str, holds: Callable[[float], bool]) -> BeforeValidator:
@@ -107,9 +123,24 @@ def _webhook(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _apprise(value: object) -> object:
+    items = value.split() if isinstance(value, str) else value
+    rule = "must be apprise URLs (service://...), a list or with spaces between"
+    if not isinstance(items, list | tuple):
+        raise ValueError(rule)  # noqa: TRY004 pydantic takes a ValueError for a fault, a TypeError for a crash
+    items = [item for item in items if item != ""]
+    for position, item in enumerate(items, 1):
+        if not isinstance(item, str) or not re.fullmatch(r"[A-Za-z][\w+.-]*://\S+", item):
+            raise ValueError(f"{rule}; number {position} is none")
+    return items
+
+
 def _redis(url: str) -> str:
+    if url.startswith(redis_client.SCHEME):
+        redis_client.parse(url)
+        return url
     if not _parses(url, ("redis", "rediss")):
-        raise ValueError("must be a redis:// or rediss:// URL")
+        raise ValueError("must be a redis://, rediss:// or sentinel:// URL")
     try:
         # Makes no connection: an option that redis-py does not know fails here, not in the first task.
         redis.ConnectionPool.from_url(url).make_connection()
@@ -119,9 +150,11 @@ def _redis(url: str) -> str:
 
 
 def _broker(url: str) -> str:
-    if _parses(url, ("amqp", "amqps", "pyamqp")):
+    if not url or all(_parses(part, ("amqp", "amqps", "pyamqp")) for part in url.split(";")):
         return url
-    return _redis(url) if url else url
+    if not url.startswith(("redis://", "rediss://", redis_client.SCHEME)):
+        raise ValueError("must be an amqp://, redis://, rediss:// or sentinel:// URL")
+    return _redis(url)
 
 
 def _header(secret: SecretStr) -> SecretStr:
@@ -190,6 +223,7 @@ RedisUrl = Annotated[str, AfterValidator(_redis)]
 BrokerUrl = Annotated[str, AfterValidator(_broker)]
 HeaderSecret = Annotated[SecretStr, AfterValidator(_header)]
 WebhookUrl = Annotated[SecretStr, AfterValidator(_webhook)]
+AppriseUrls = Annotated[tuple[SecretStr, ...], BeforeValidator(_apprise)]
 Address = Annotated[str, AfterValidator(_address)]
 Addresses = Annotated[tuple[str, ...], BeforeValidator(_addresses)]
 ServiceName = Annotated[str, AfterValidator(_service_name)]

@@ -73,8 +73,9 @@ class ServiceError(LinemanError):
     """A service's refusal, failure or silence, classified.
 
     `counts` says whether the circuit breaker takes it for sickness; `alive` whether the answer proves that the
-    service is reachable (it lets a half-open probe pass). `retry_after` is in seconds. `code` is the service's own
-    word for it, `status` the HTTP or SMTP status, None where no answer came.
+    service is reachable (it lets a half-open probe pass); `names_contact` whether it names the contact's own data, so
+    that the same refusal many times in a row says nothing of the service. `retry_after` is in seconds. `code` is the
+    service's own word for it, `status` the HTTP or SMTP status, None where no answer came.
     """
 
     category = Category.PERMANENT
@@ -90,12 +91,14 @@ class ServiceError(LinemanError):
         sent: Sent = Sent.YES,
         counts: bool = False,
         alive: bool = False,
+        names_contact: bool = False,
         retry_after: float | None = None,
         request_id: str = "",
     ) -> None:
         super().__init__(message)
         self.message, self.service, self.code, self.status = message, service, code, status
         self.scope, self.sent, self.counts, self.alive = scope, sent, counts, alive
+        self.names_contact = names_contact
         self.retry_after, self.request_id = retry_after, request_id
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -3,15 +3,12 @@
 delay = min(max_delay, initial_delay * backoff_factor ** (attempt - 1)), lengthened by at most `jitter` of itself and
 never shorter than the service's Retry-After. Jitter only lengthens: Celery's own full jitter gives 0 s every so
 often, and its base is fixed to 2, which is why tasks override `retry()` and take their countdown from here.
-Background: https://www.rfc-editor.org/rfc/rfc9110#field.retry-after
+Reading the header (seconds or HTTP-date, RFC 9110, 10.2.3) is `resilience.errors.parse_retry_after`.
 """
 
 from __future__ import annotations
 
-import math
 import random
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import Protocol
 
 
@@ -32,7 +29,9 @@ class Policy(Protocol):
     def max_retry_after(self) -> float: ...
 
 
-def next_delay(policy: Policy, attempt: int, retry_after: float | None = None, *, draw: float | None = None) -> float | None:
+def next_delay(
+    policy: Policy, attempt: int, retry_after: float | None = None, *, draw: float | None = None
+) -> float | None:
     """Seconds to wait after the `attempt`-th try (from 1) failed, or None when it was the last one.
 
     `retry_after` is the service's own wish in seconds, honoured up to `max_retry_after`. `draw` in [0, 1) replaces
@@ -45,22 +44,3 @@ def next_delay(policy: Policy, attempt: int, retry_after: float | None = None, *
     delay = min(policy.max_delay, policy.initial_delay * policy.backoff_factor**exponent)
     delay *= 1 + policy.jitter * (random.random() if draw is None else draw)
     return max(delay, min(retry_after or 0.0, policy.max_retry_after))
-
-
-def parse_retry_after(value: str | None, now: float) -> float | None:
-    """Seconds to wait by a Retry-After header (delta seconds or HTTP-date), None where it says nothing usable."""
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            moment = parsedate_to_datetime(value)
-        except (ValueError, TypeError, OverflowError):
-            return None
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        seconds = moment.timestamp() - now
-    if not math.isfinite(seconds):
-        return None
-    return max(0.0, seconds)

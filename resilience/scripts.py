@@ -15,29 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from redis.backoff import ExponentialBackoff
 from redis.exceptions import BusyLoadingError, ReadOnlyError
-from redis.retry import Retry
 
 from resilience.errors import Sent, StoreUnavailable
 
 FOLDER = Path(__file__).parent / "lua"
+EVENTS_KEPT = 100_000  # as in lua/shared/base.lua
 UNREACHABLE = (redis.ConnectionError, redis.TimeoutError, BusyLoadingError, ReadOnlyError, redis.OutOfMemoryError)
 # Redis 6.2 hides in a script's error what it would have told a command.
 REFUSED = re.compile(r"(?:^|-)(OOM|READONLY|MISCONF|NOREPLICAS|BUSY|LOADING)\b|Link with MASTER is down")
-
-
-def connect(url: str, *, connect_timeout: float, timeout: float) -> redis.Redis:
-    """A client for the store. Short timeouts, two repeats: redis-py's defaults stall for up to a minute."""
-    return redis.Redis.from_url(
-        url,
-        decode_responses=True,
-        socket_connect_timeout=connect_timeout,
-        socket_timeout=timeout,
-        socket_keepalive=True,
-        retry=Retry(ExponentialBackoff(cap=0.2, base=0.05), 2),
-        client_name="lineman",
-    )
 
 
 @cache
@@ -75,6 +61,16 @@ class Scripts:
                 raise
             raise unavailable(exc) from exc
 
+    def tell(self, event: str, **fields: str) -> None:
+        """Writes an event that no script writes into the stream: one that changes nothing in the store."""
+        try:
+            clock: Any = self.client.time()
+            seconds, micros = clock
+            entry: dict[Any, Any] = {"event": event, "at": str(seconds * 1000 + micros // 1000), **fields}
+            self.client.xadd(self.key("events"), entry, maxlen=EVENTS_KEPT)
+        except UNREACHABLE as exc:
+            raise unavailable(exc) from exc
+
     def take_slot(self, name: str, seconds: float) -> bool:
         """Whether the caller is the first to ask for `name` in the last `seconds`: one runner a slot."""
         try:
@@ -86,8 +82,12 @@ class Scripts:
 def unavailable(exc: Exception) -> StoreUnavailable:
     """The store's own error for a failure to reach Redis."""
     kind = type(exc).__name__
-    return StoreUnavailable(f"Redis is out of reach ({kind}); nothing is dialed until it is back", service="redis",
-                            code=kind, sent=Sent.UNKNOWN)
+    return StoreUnavailable(
+        f"Redis is out of reach ({kind}); nothing is dialed until it is back",
+        service="redis",
+        code=kind,
+        sent=Sent.UNKNOWN,
+    )
 
 
 def ms(seconds: float) -> int:

@@ -37,6 +37,7 @@ class _Row(NamedTuple):
     sent: Sent = Sent.NO
     counts: bool = False
     alive: bool = False
+    names_contact: bool = False
     wait: float | None = None  # seconds, where the service names none
     at_least: float = 0.0
 
@@ -48,7 +49,11 @@ _MONEY = _Row(
     (402,),
 )
 _CONTACT = _Row(
-    PermanentError, "field:to_number field:dynamic_variables 21211 21217 21219 13224", scope=Scope.CONTACT, alive=True
+    PermanentError,
+    "field:to_number field:dynamic_variables 21211 21217 21219 13224",
+    scope=Scope.CONTACT,
+    alive=True,
+    names_contact=True,
 )
 _CONFIG = _Row(
     PermanentError,
@@ -82,7 +87,13 @@ _UNKNOWN_4XX = _Row(PermanentError, scope=Scope.CONTACT)
 _UNKNOWN = _Row(PermanentError, dial=InDoubtError, sent=Sent.UNKNOWN, counts=True)
 _SUCCESS_FALSE = _Row(InDoubtError, sent=Sent.UNKNOWN, counts=True)
 
-_NAMES = {"elevenlabs": "ElevenLabs", "llm": "The LLM", "crm": "The CRM", "telegram": "Telegram"}
+_NAMES = {
+    "elevenlabs": "ElevenLabs",
+    "llm": "The LLM",
+    "crm": "The CRM",
+    "telegram": "Telegram",
+    "pagerduty": "PagerDuty",
+}
 _WORDS = "code", "status", "errorCode", "errorType", "policyName", "error_code", "reason", "domain", "error", "type"
 _TEXTS = "message", "msg", "description", "error_description", "detail", "error"
 _CODE = re.compile(r"(?!error$|.*\d{6})[\w.-]{1,64}", re.ASCII)
@@ -119,6 +130,7 @@ def classify(
         sent=row.sent,
         counts=row.counts,
         alive=row.alive,
+        names_contact=row.names_contact,
         retry_after=None if kind is PermanentError else _wait(row, folded, body),
         request_id=folded.get("request-id") or folded.get("x-request-id", ""),
     )

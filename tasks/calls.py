@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import Any
 
-from resilience.call_store import DIALER, State
-from resilience.call_store import call_id as id_of
+from resilience.call import State
+from resilience.call import call_id as id_of
+from resilience.call_store import DIALER
 from resilience.contacts import parse
 from resilience.errors import InvalidContact, PermanentError, StoreUnavailable, TransientError
 from resilience.logger import log
@@ -41,6 +43,8 @@ def place_call(
             category="permanent",
             next_action="none: mend the message and send it again",
         )
+        with suppress(StoreUnavailable):  # the refusal stands; the log has it
+            runtime().scripts.tell("contact_refused", service=DIALER, reason=str(exc), task_id=str(self.request.id))
         raise
     result = runtime().processor.process(id, contact=who, campaign=campaign, early_ok=bool(self.request.is_eager))
     if result.retry_in is not None:

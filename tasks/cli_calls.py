@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from resilience.call_store import State
+from resilience.call import State
 from resilience.redact import mask_phone, scrub
 from tasks.cli_output import clock, fail, moment, print_json, print_table, say
 from tasks.runtime import runtime

@@ -17,12 +17,18 @@ CRM_AGAIN = 600.0  # seconds: longer than an entry's own retries
 
 
 def queue_length(queue: str) -> int:
-    """Messages that wait in one of the broker's queues."""
-    with app.pool.acquire(block=True) as connection, connection.channel() as channel:
-        try:
-            return int(channel.queue_declare(queue, passive=True).message_count)
-        except connection.channel_errors:
-            return 0  # on Redis an empty queue does not exist
+    """Messages that wait in one of the broker's queues. Raises OperationalError where the broker is out of reach."""
+
+    def ask() -> int:
+        connection.ensure_connection(max_retries=1)  # the pool gives out again, closed, what an error closed
+        with connection.channel() as channel:
+            try:
+                return int(channel.queue_declare(queue, passive=True).message_count)
+            except connection.channel_errors:
+                return 0  # on Redis an empty queue does not exist, on RabbitMQ one that nobody has declared
+
+    with app.pool.acquire(block=True) as connection:
+        return int(connection.ensure(connection, ask, max_retries=1)())
 
 
 @app.task(ignore_result=True)

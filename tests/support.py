@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import redis
 
-from resilience.call_store import State
+from resilience.call import State
 
 T = TypeVar("T")
 PREFIX = "{lineman}"

@@ -3,7 +3,24 @@
 -- ARGV a: id, owner (one per run of a task), service, lease, policy, backlog_check, retention;
 --   optionally contact (as in enqueue: creates the call where it is unknown), early_ok (eager mode has no time)
 -- Returns {answer: go | deferred | duplicate | early | unknown, state, breaker_state, ...}.
--- Invariant: only queued and retrying calls are claimed, by one owner; a refused call used no attempt.
+-- Invariant: only queued and retrying calls are claimed, by one owner; a refused call used no attempt. A store that
+-- went back in time may have forgotten a dial: what is older than that is claimed only when the lease of such a dial
+-- is over, and must be looked up.
+local AGAIN = 3600000 -- ms within which a list whose acceptance was forgotten is sent again
+local LOOK_BACK = 2 * AGAIN
+
+-- A server that restarted or took over has a new run id; whoever sees it first writes down when.
+local function went_back_at()
+  local info = redis.pcall('INFO', 'server')
+  local run = type(info) == 'string' and string.match(info, 'run_id:(%x+)')
+  local known = hash(key('server'))
+  if run and known.run_id ~= run then
+    write(key('server'), known, {run_id = run, went_back_at = known.run_id and now or 0})
+  end
+  redis.call('PEXPIRE', key('server'), int(a.retention * 2))
+  return num(known.went_back_at)
+end
+
 local c = call_load(a.id)
 if not c and a.contact then c = call_create(a.contact, a.service) end
 if not c then return cjson.encode({answer = 'unknown'}) end
@@ -11,7 +28,8 @@ if not c then return cjson.encode({answer = 'unknown'}) end
 local function go(g)
   return cjson.encode({answer = 'go', attempt_id = attempt_id(c), attempts = num(c.attempts), phone = c.phone,
     name = c.name, fields = c.fields, contact_id = c.contact_id, campaign = c.campaign, gen = num(c.gen),
-    breaker_state = g.state, first_dial = num(c.first_dial), look_first = num(c.dials) > 1})
+    breaker_state = g.state, look_first = num(c.dials) > 1, must_look = c.must_look ~= nil,
+    look_since = c.must_look and num(c.created) - LOOK_BACK or num(c.first_dial)})
 end
 
 local g = gate_load(c.service)
@@ -20,6 +38,14 @@ if c.state ~= 'queued' and c.state ~= 'retrying' then
   return cjson.encode({answer = 'duplicate', state = c.state, attempts = num(c.attempts), breaker_state = g.state})
 end
 if num(c.not_before) > now and not a.early_ok then
+  redis.call('ZADD', key('due'), c.not_before, c.id)
+  return cjson.encode({answer = 'early', state = c.state, attempts = num(c.attempts), breaker_state = g.state})
+end
+
+local back = went_back_at()
+local forgotten = back > 0 and num(c.created) <= back + AGAIN and (num(c.first_dial) <= back or c.must_look)
+if forgotten and back + a.lease > now then
+  write(c.key, c, {not_before = back + a.lease})
   redis.call('ZADD', key('due'), c.not_before, c.id)
   return cjson.encode({answer = 'early', state = c.state, attempts = num(c.attempts), breaker_state = g.state})
 end
@@ -38,6 +64,6 @@ end
 local lease_end = now + a.lease
 call_move(c, 'dialing', lease_end, 'call_dialing',
   {owner = a.owner, attempts = num(c.attempts) + 1, dials = num(c.dials) + 1, gen = num(g.gen), not_before = false,
-    first_dial = c.first_dial or now, reason = false, category = false},
+    first_dial = c.first_dial or now, must_look = forgotten and 1 or false, reason = false, category = false},
   {attempt_id = c.id .. ':' .. int(num(c.dials) + 1), breaker_state = g.state})
 return go(g)

@@ -14,8 +14,8 @@ local function take_due(id)
     call_wait(c)
   elseif c.state == 'dialing' then
     call_move(c, 'in_doubt', now, 'call_in_doubt',
-      {looks = num(c.looks), absent = 0, errors = 0, doubt_since = now, owner = false,
-        reason = 'the worker did not report in time'},
+      {looks = num(c.looks), absent = 0, errors = 0, doubt_since = now, doubt_told = false,
+        owner = false, reason = 'the worker did not report in time'},
       {attempt_id = attempt_id(c), reason = 'the worker did not report in time'})
     redis.call('ZADD', key('due'), int(now + a.look_up_timeout), id)
     look_up[#look_up + 1] = id

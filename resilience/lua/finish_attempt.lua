@@ -36,7 +36,7 @@ if a.to == 'retrying' then
 elseif a.to == 'in_doubt' then
   -- looks is never set back: a look-up of an earlier doubt that comes late must not fit.
   changes.looks, changes.absent, changes.errors, changes.doubt_since = num(c.looks), 0, 0, now
-  changes.not_before = now + a.delay
+  changes.not_before, changes.doubt_told = now + a.delay, false
   due = changes.not_before
 elseif a.to == 'deferred' then
   due = now + a.backlog_check

@@ -2,7 +2,8 @@
 -- Takes the result of one look-up of a call in doubt.
 -- ARGV a: id, look (the number of look-ups so far, as read before looking), result (found absent error),
 --   conversation_id, conversations (how many were found), polls, interval, give_up (counted in intervals, so that
---   an outage of our own uses up none of it), max_attempts, delay, retention; optionally reason (of an error)
+--   an outage of our own uses up none of it), doubt_after, max_attempts, delay, retention; optionally reason (of an
+--   error)
 -- Returns {answer: done | stale, state}.
 -- Invariant: a look-up counts once, and not before its time (of a message that was doubled, the second finds nothing
 -- new); an error proves nothing; only `polls` look-ups that worked and found nothing make the call absent.
@@ -42,5 +43,10 @@ else
   write(c.key, c, {looks = looks, absent = absent, errors = errors, not_before = now + a.interval})
   redis.call('ZADD', key('due'), c.not_before, c.id)
   remember(c, 'call_looked_up', {attempt_id = attempt_id(c), result = a.result, reason = a.reason, service = c.service})
+  if now - tonumber(c.doubt_since) >= a.doubt_after and not c.doubt_told then
+    write(c.key, c, {doubt_told = 1})
+    remember(c, 'call_doubt_long', {attempt_id = attempt_id(c), reason = a.reason or c.reason, service = c.service,
+      doubt_since = c.doubt_since})
+  end
 end
 return cjson.encode({answer = 'done', state = c.state})

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from services.classification import classify
 from resilience.errors import (
     InDoubtError,
     PermanentError,
@@ -21,6 +20,7 @@ from resilience.errors import (
     TransientError,
     parse_retry_after,
 )
+from services.classification import classify
 
 NO, UNKNOWN = Sent.NO, Sent.UNKNOWN
 QUOTA = {"detail": {"status": "quota_exceeded", "message": "This request exceeds your quota of 10000"}}
@@ -294,3 +294,13 @@ def test_an_error_survives_the_way_between_processes() -> None:
     copy = pickle.loads(pickle.dumps(error))
 
     assert (type(copy), vars(copy), str(copy)) == (TransientError, vars(error), str(error))
+
+
+@pytest.mark.parametrize(
+    ("body", "names"), [(refused_field("to_number"), True), (twilio(21211), True), (refused_field("other"), False)]
+)
+def test_only_a_refusal_of_the_contact_s_own_data_names_the_contact(body: Any, names: bool) -> None:
+    error = classify(422, body, {}, service="elevenlabs", dial=True)
+
+    assert error is not None
+    assert error.names_contact is names

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from resilience.call_store import DIALER, CallStore, Claim, Finished, NotBegun, State, Verdict
+from resilience.call import Claim, Finished, NotBegun, State, Verdict
+from resilience.call_store import DIALER, CallStore
 from resilience.circuit_breaker import CircuitBreaker, Outcome, Permit, Report, view
 from resilience.config import Settings
 from resilience.contacts import Contact

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pytest
-import redis
 
+from resilience.call import State
 from resilience.call_processor import CallProcessor
-from resilience.call_store import CallStore, State
+from resilience.call_store import CallStore
 from resilience.circuit_breaker import CircuitBreaker
 from resilience.config import Settings
 from resilience.errors import InDoubtError, PermanentError, Scope, Sent, ServiceError, ThrottledError, TransientError
@@ -30,7 +30,7 @@ class Found:
 
 @dataclass
 class ScriptedDialer:
-    """Answers each dial and look-up with the next of its answers: an exception is raised. `clock` is the processor's."""
+    """Answers each dial and look-up with the next of its answers: an exception is raised. `clock` is that of both."""
 
     dials: list[str | Exception] = field(default_factory=list)
     looks: list[Sequence[str] | Exception] = field(default_factory=list)
@@ -46,9 +46,7 @@ class ScriptedDialer:
             raise answer
         return answer
 
-    def look_up(
-        self, call_id: str, since: float, *, timeout: tuple[float, float] | None = None
-    ) -> Sequence[Found]:
+    def look_up(self, call_id: str, since: float, *, timeout: tuple[float, float] | None = None) -> Sequence[Found]:
         self.looked.append((call_id, since))
         self.clock += self.look_seconds
         answer = self.looks.pop(0)
@@ -90,7 +88,14 @@ def test_a_call_is_dialed_once_with_all_that_is_known_of_it(
     assert (result.state, result.attempt, result.retry_in, result.error) == ("placed", 1, None, None)
     assert (again.state, again.retry_in) == ("placed", None)
     assert dialer.dialed == [
-        {"phone": "+4930123456", "call_id": id, "attempt_id": f"{id}:1", "city": "Köln", "contact_id": "1", "name": "Ada"}
+        {
+            "phone": "+4930123456",
+            "call_id": id,
+            "attempt_id": f"{id}:1",
+            "city": "Köln",
+            "contact_id": "1",
+            "name": "Ada",
+        }
     ]
     assert dialer.looked == []
     assert store.get(id)["conversation_id"] == "conv_1"
@@ -165,6 +170,7 @@ def test_four_failures_in_a_row_spare_the_rest_of_the_list(
     states = [processor.process(id).state for id in ids]
 
     assert states == ["retrying"] * 4 + ["deferred"] * 16
+    assert look(gate)["state"] == "open"
     assert len(dialer.dialed) == 4
 
 
@@ -238,9 +244,7 @@ def test_an_error_nobody_named_is_in_doubt_and_never_dialed_again(
     assert len(dialer.dialed) == 1
 
 
-def test_a_worker_that_was_overtaken_reports_to_nobody(
-    client: redis.Redis, store: CallStore, settings: Settings
-) -> None:
+def test_a_worker_that_was_overtaken_reports_to_nobody(store: CallStore, settings: Settings) -> None:
     class Overtaken(ScriptedDialer):
         def dial(self, **_: object) -> str:
             deadline = int(store.get("spring:1")["updated"]) / 1000 + LEASE
@@ -284,7 +288,7 @@ def test_a_look_up_tells_the_store_what_it_saw(
 ) -> None:
     dialer.dials, dialer.looks = ["conv_1"], [answer]
     id = enqueue(store)
-    begun_at = store.begin(id, "killed").first_dial
+    begun_at = store.begin(id, "killed").look_since
     store.dispatch(9, now=begun_at + LEASE)
 
     result = processor.look_up(id)

@@ -10,7 +10,8 @@ from dataclasses import replace
 import pytest
 import redis
 
-from resilience.call_store import BATCH, DIALER, CallStore, Claim, State, Verdict
+from resilience.call import Claim, State, Verdict
+from resilience.call_store import BATCH, DIALER, CallStore
 from resilience.circuit_breaker import CircuitBreaker
 from resilience.contacts import Contact
 from resilience.errors import InvalidContact, StoreUnavailable
@@ -98,7 +99,7 @@ def test_a_claim_carries_the_contact_as_it_was_given(store: CallStore) -> None:
     assert begun == replace(
         begun, attempt=1, attempt_id=f"{begun.call_id}:1", campaign="spring", breaker_state="closed", look_first=False
     )
-    assert begun.first_dial == T0
+    assert begun.look_since == T0
 
 
 def test_a_contact_in_the_message_creates_its_call(store: CallStore) -> None:
@@ -212,9 +213,7 @@ def test_a_worker_that_is_late_but_not_yet_missed_can_still_finish(store: CallSt
 
 
 @pytest.mark.parametrize("state", TERMINAL)
-def test_no_transition_leaves_a_terminal_state(
-    client: redis.Redis, store: CallStore, finished: Callable[[str], str], state: str
-) -> None:
+def test_no_transition_leaves_a_terminal_state(store: CallStore, finished: Callable[[str], str], state: str) -> None:
     id = finished(state)
     # A claim by the very owner who ended it, whose report is sent again with another verdict.
     owner = store.get(id).get("finished", "nobody")
@@ -245,7 +244,7 @@ def test_attempt_ids_rise_and_one_that_was_not_dialed_is_free_again(store: CallS
     ids.append((begun.attempt_id, begun.attempt, begun.look_first))
 
     assert ids == [(f"{id}:1", 1, False), (f"{id}:1", 1, False), (f"{id}:2", 2, True), (f"{id}:3", 2, True)]
-    assert begun.first_dial == T0 + 10
+    assert begun.look_since == T0 + 10
 
 
 def test_an_early_message_waits(store: CallStore) -> None:
@@ -285,7 +284,12 @@ def test_a_429_pauses_the_gate_and_uses_no_attempt(store: CallStore) -> None:
 
     aside = refused(store, second, T0 + 1)
 
-    assert (aside.answer, aside.reason, aside.breaker_state, aside.retry_after) == ("deferred", "throttled", "closed", 6)
+    assert (aside.answer, aside.reason, aside.breaker_state, aside.retry_after) == (
+        "deferred",
+        "throttled",
+        "closed",
+        6,
+    )
     assert store.get(first)["attempts"] == "0"
 
 
@@ -339,6 +343,16 @@ def test_a_person_may_cancel_what_has_not_been_dialed(store: CallStore, gate: Ci
     gate.control("close", by="ada", now=T0)
     assert store.dispatch(9, now=T0 + 999).place == ()
     assert [refused(store, id).state for id in (queued, retrying, deferred)] == ["cancelled"] * 3
+
+
+def test_a_person_who_takes_a_cancelled_retry_up_again_need_not_wait_for_it(store: CallStore) -> None:
+    [id] = add(store, "1")
+    attempt(store, id, replace(steps.RETRY, delay=60))
+
+    store.command(id, "cancel", now=T0 + 1)
+    store.command(id, "retry", now=T0 + 2)
+
+    assert claim(store, id, T0 + 2).attempt == 1
 
 
 def test_a_person_may_bring_a_retry_forward(store: CallStore) -> None:

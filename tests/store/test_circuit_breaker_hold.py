@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import redis
 
-from resilience.circuit_breaker import CircuitBreaker, Outcome, Report
-from resilience.errors import CircuitOpen
+from resilience.circuit_breaker import CircuitBreaker, Outcome, Report, report_of
+from resilience.errors import CircuitOpen, PermanentError, Scope
 from tests.store.steps import LEASE, OK, SICK, T0, gate_events, look, send, token, trip
 from tests.support import dump
 
@@ -213,3 +213,15 @@ def test_a_good_probe_outranks_a_health_check_that_says_down(gate: CircuitBreake
     check(gate, False, False, False, now=T0 + 302)
 
     assert look(gate, T0 + 302)["state"] == "closed"
+
+
+def test_bad_numbers_in_a_row_are_bad_numbers_and_hold_nothing(gate: CircuitBreaker) -> None:
+    """A refusal that names the contact's own data says nothing of the service, however often it comes."""
+    bad_number = PermanentError(
+        "no such number", service="elevenlabs", code="http_422", scope=Scope.CONTACT, alive=True, names_contact=True
+    )
+
+    for n in range(10):
+        gate.report(gate.admit(f"t{n}", LEASE, now=T0), report_of(bad_number, default_pause=5), now=T0)
+
+    assert gate.admit("next", LEASE, now=T0).state == "closed"

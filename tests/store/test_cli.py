@@ -16,7 +16,8 @@ import redis
 from typer.testing import CliRunner, Result
 
 from demo.stand_in import StandIn
-from resilience.call_store import CallStore, State, Verdict
+from resilience.call import State, Verdict
+from resilience.call_store import CallStore
 from resilience.circuit_breaker import Outcome, Report
 from resilience.config import load
 from resilience.contacts import Contact

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import pytest
 import redis
 
-from resilience.call_store import DIALER, CallStore, Claim
+from resilience.call import Claim
+from resilience.call_store import DIALER, CallStore
 from resilience.circuit_breaker import CircuitBreaker, Permit, policy_of
 from resilience.errors import CircuitOpen
 from resilience.redis_server import RedisServer
@@ -26,8 +27,10 @@ PROCESSES = 4
 # Begins every call, each in a store of its own, as fast as it can; prints the attempts that it may dial.
 WORKER = """
 import json, sys
-from resilience.call_store import CallStore, Claim
-from resilience.scripts import Scripts, connect
+from resilience.call import Claim
+from resilience.call_store import CallStore
+from resilience.redis_client import connect
+from resilience.scripts import Scripts
 from tests.store.steps import T0, make_settings, token
 url, owner, ids = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 with connect(url, connect_timeout=5, timeout=10) as client:
@@ -101,7 +104,7 @@ def test_of_sixteen_that_ask_a_gate_that_may_recover_one_probes(gate: CircuitBre
     assert {answer for answer in answers if not isinstance(answer, Permit)} == {LEASE}
 
 
-def test_a_failure_of_each_worker_counts(store: CallStore, client: redis.Redis) -> None:
+def test_a_failure_of_each_worker_counts(client: redis.Redis) -> None:
     policy = policy_of(make_settings({"circuit_breaker": {"failure_threshold": 64}}).services[DIALER])
     gates = [CircuitBreaker(Scripts(client), DIALER, policy) for _ in range(16)]
 

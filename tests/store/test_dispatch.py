@@ -131,7 +131,7 @@ def test_a_rate_below_one_a_second_releases_a_call_now_and_then(store: CallStore
     assert released(store, range(32, 48)) == [0, 0, 0, 1] * 4
 
 
-def test_after_a_pause_the_rate_starts_low_too(store: CallStore, gate: CircuitBreaker) -> None:
+def test_after_a_pause_the_rate_starts_low_too(store: CallStore) -> None:
     first, *_ = add(store, *(str(n) for n in range(40)))
     attempt(store, first, steps.THROTTLED)
     store.dispatch(1000, now=T0)
@@ -155,6 +155,17 @@ def test_a_half_open_gate_gets_as_many_as_it_has_permits(store: CallStore, gate:
     store.finish(begun, steps.PLACED, now=T0 + 41)
 
     assert len(store.dispatch(9, now=T0 + 43).place) == 2
+
+
+@pytest.mark.parametrize("settings", [make_settings({"circuit_breaker": {"half_open_calls": 3}})])
+def test_a_permit_that_is_lent_releases_no_other_call(store: CallStore, gate: CircuitBreaker) -> None:
+    calls = add(store, *"1234")
+    trip(gate)
+    for id in calls:
+        refused(store, id)
+    gate.admit("probe", LEASE, now=T0 + 30)
+
+    assert len(store.dispatch(9, now=T0 + 31).place) == 2
 
 
 def test_a_released_probe_whose_message_got_lost_does_not_shut_the_gate_for_good(
@@ -236,8 +247,10 @@ def test_the_index_stays_while_one_call_is_under_way(client: redis.Redis, store:
     attempt(store, placed, steps.PLACED)
     assert client.ttl("{lineman}:calls") == -1
     attempt(store, waiting, steps.PLACED)
-
     assert client.ttl("{lineman}:calls") > MONTH
+
+    add(store, "3")
+    assert client.ttl("{lineman}:calls") == -1
 
 
 def test_one_runner_a_slot(client: redis.Redis) -> None:

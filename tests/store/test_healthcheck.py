@@ -12,8 +12,8 @@ from resilience.call_store import DIALER, CallStore
 from resilience.circuit_breaker import CircuitBreaker
 from resilience.config import Settings
 from resilience.errors import PermanentError, ServiceError, ThrottledError, TransientError
-from tests.store.steps import T0, add, attempt, gate_events, look, refused, trip
 from tests.store.steps import HELD as DIAL_WITH_A_DEAD_KEY
+from tests.store.steps import T0, add, attempt, gate_events, look, refused, trip
 from tests.support import dump
 
 DOWN = TransientError("503", service=DIALER, counts=True)

@@ -74,6 +74,19 @@ def test_an_outage_of_our_own_uses_up_none_of_the_look_ups(store: CallStore, dou
     assert looked_up(store, doubtful, "absent", "absent", at=T0 + 7200) == "retrying"
 
 
+def test_a_doubt_that_lasts_is_told_once_each_time_a_call_gets_into_one(
+    client: redis.Redis, store: CallStore, doubtful: str
+) -> None:
+    looked_up(store, doubtful, *["error"] * 8, "absent", "absent", "absent")
+    attempt(store, doubtful, steps.DOUBT, T0 + 1000)
+    looked_up(store, doubtful, *["error"] * 8, at=T0 + 1020)
+
+    told = [
+        int(at["at"]) / 1000 - T0 for _, at in client.xrange("{lineman}:events") if at["event"] == "call_doubt_long"
+    ]
+    assert told == [320, 1320]
+
+
 def test_the_last_attempt_fails_where_it_never_rang(store: CallStore) -> None:
     [id] = add(store, "1")
     for n in range(3):
@@ -137,9 +150,17 @@ def test_a_worker_that_comes_back_after_its_call_was_taken_up_is_stale(store: Ca
     assert store.resolve(id, 0, "found", ["conv_1"], now=T0 + 51).state == "placed"
 
 
-def test_a_person_s_retry_of_a_doubtful_call_may_begin_at_once(store: CallStore, doubtful: str) -> None:
+def test_a_person_s_retry_of_a_call_that_was_in_doubt_looks_first(store: CallStore, doubtful: str) -> None:
     looked_up(store, doubtful, *["error"] * 15)
 
     store.command(doubtful, "retry", now=T0 + 861)
 
     assert claim(store, doubtful, T0 + 861).look_first
+
+
+def test_the_next_look_up_is_handed_out_when_its_time_has_come(store: CallStore, doubtful: str) -> None:
+    assert store.dispatch(9, now=T0 + 20).look_up == [doubtful]
+    looked_up(store, doubtful, "absent", at=T0 + 22)
+
+    assert store.dispatch(9, now=T0 + 81).look_up == ()
+    assert store.dispatch(9, now=T0 + 82).look_up == [doubtful]

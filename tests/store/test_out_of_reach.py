@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from resilience.alerts import AlertOutbox
+from resilience.alert_outbox import AlertOutbox
 from resilience.call_store import DIALER, CallStore
 from resilience.circuit_breaker import CircuitBreaker, policy_of
 from resilience.errors import StoreUnavailable
+from resilience.redis_client import connect
 from resilience.redis_server import RedisServer
-from resilience.scripts import Scripts, connect
+from resilience.scripts import Scripts
 from tests.store import steps
 from tests.store.steps import T0, add, contact, make_settings
 
@@ -36,7 +37,7 @@ STEPS: dict[str, Callable[[Scripts, CallStore, CircuitBreaker], object]] = {
     "admit": lambda _, __, gate: gate.admit("me", 43),
     "health": lambda _, __, gate: gate.health(True, rise=2, fall=3),
     "slot": lambda scripts, _, __: scripts.take_slot("dispatch", 1),
-    "alerts": lambda scripts, _, __: AlertOutbox(scripts, 300).collect(["email"], "me", now=T0),
+    "alerts": lambda scripts, _, __: AlertOutbox(scripts).take_due(now=T0, again=1),
 }
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import redis
@@ -11,7 +12,9 @@ from redis.connection import Connection
 from resilience.call_store import DIALER, CallStore
 from resilience.circuit_breaker import CircuitBreaker, policy_of
 from resilience.errors import CircuitOpen
-from resilience.scripts import Scripts, connect
+from resilience.redis_client import connect
+from resilience.redis_server import RedisServer
+from resilience.scripts import Scripts
 from tests.store import steps
 from tests.store.steps import LEASE, OK, T0, add, claim, contact, make_settings, refused, trip
 
@@ -27,7 +30,8 @@ class Counted(Connection):
 
 
 @pytest.fixture
-def store(real_redis: redis.Redis, redis_server: object) -> Iterator[CallStore]:
+def store(real_redis: redis.Redis, redis_server: RedisServer) -> Iterator[CallStore]:
+    real_redis.script_flush()
     with connect(redis_server.url, connect_timeout=1, timeout=2) as client:
         client.connection_pool.connection_class = Counted
         store = CallStore(Scripts(client), make_settings())
@@ -45,45 +49,54 @@ def gate(store: CallStore) -> CircuitBreaker:
     return CircuitBreaker(store.scripts, DIALER, policy_of(store.settings.services[DIALER]))
 
 
-def cost(step: Callable[[], object]) -> int:
+@contextmanager
+def costing(round_trips: int) -> Iterator[None]:
+    """Fails unless so many are made."""
     before = Counted.sent
-    step()
-    return Counted.sent - before
+    yield
+    assert Counted.sent - before == round_trips
 
 
 def test_an_attempt_costs_two_round_trips(store: CallStore) -> None:
     [id] = add(store, "1")
-    claims = []
 
-    assert cost(lambda: claims.append(claim(store, id))) == 1
-    assert cost(lambda: store.finish(claims[0], steps.RETRY, now=T0)) == 1
+    with costing(1):
+        begun = claim(store, id)
+    with costing(1):
+        store.finish(begun, steps.RETRY, now=T0)
 
 
 def test_a_contact_from_another_service_costs_no_more(store: CallStore) -> None:
-    assert cost(lambda: store.begin("spring:1", "me", contact=contact("1"), campaign="spring", now=T0)) == 1
+    with costing(1):
+        store.begin("spring:1", "me", contact=contact("1"), campaign="spring", now=T0)
 
 
 def test_a_shut_gate_refuses_a_call_in_one_round_trip(store: CallStore, gate: CircuitBreaker) -> None:
     [id] = add(store, "1")
     trip(gate)
 
-    assert cost(lambda: refused(store, id)) == 1
+    with costing(1):
+        refused(store, id)
 
 
 def test_the_breaker_costs_one_round_trip_a_step(gate: CircuitBreaker) -> None:
-    permits = []
-
-    assert cost(lambda: permits.append(gate.admit("one", LEASE, now=T0))) == 1
-    assert cost(lambda: gate.report(permits[0], OK, now=T0)) == 1
-    trip(gate)
-    assert cost(lambda: pytest.raises(CircuitOpen, gate.admit, "two", LEASE, now=T0)) == 1
+    with costing(1):
+        permit = gate.admit("one", LEASE, now=T0)
+    with costing(1):
+        gate.report(permit, OK, now=T0)
+    with costing(8):
+        steps.send(gate, steps.SICK, T0, times=4)
+    with costing(1), pytest.raises(CircuitOpen):
+        gate.admit("two", LEASE, now=T0)
 
 
 def test_a_list_costs_one_round_trip_for_two_hundred_contacts(store: CallStore) -> None:
     people = [contact(str(n)) for n in range(1000)]
 
-    assert cost(lambda: store.enqueue(people, "spring", now=T0)) == 5
-    assert cost(lambda: store.dispatch(100, now=T0)) == 1
+    with costing(5):
+        store.enqueue(people, "spring", now=T0)
+    with costing(1):
+        store.dispatch(100, now=T0)
 
 
 def test_a_restarted_redis_is_told_its_scripts_again(store: CallStore, real_redis: redis.Redis) -> None:
@@ -91,4 +104,5 @@ def test_a_restarted_redis_is_told_its_scripts_again(store: CallStore, real_redi
 
     real_redis.script_flush()
 
-    assert cost(lambda: claim(store, id)) == 3
+    with costing(3):
+        claim(store, id)

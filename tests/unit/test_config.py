@@ -33,6 +33,10 @@ VARIABLES = {  # DESIGN.md, "Interfaces"; the rest of that list is read elsewher
     "TELEGRAM_BASE_URL": "http://127.0.0.1:8003",
     "WEBHOOK_URL": "https://hooks.example/services/abcdef",
     "WEBHOOK_SECRET": "whsec_c2VjcmV0",
+    "WEBHOOK_FORMAT": "slack",
+    "PAGERDUTY_ROUTING_KEY": "R0123456789abcdef0123456789abcde",
+    "PAGERDUTY_BASE_URL": "https://events.eu.pagerduty.com",
+    "APPRISE_URLS": "slack://tokenA/tokenB/a-token-of-24-characters ntfy://topic",
 }
 MINIMAL: dict[str, Any] = {
     "services": {
@@ -83,9 +87,23 @@ def faults(folder: Path, content: str | bytes | dict[str, Any], environ: Mapping
 
 
 E = "services.elevenlabs"
+APPRISE = "must be apprise URLs (service://...), a list or with spaces between"
 EMAIL = "alerts.channels.email"
 HTTP = "must be an http(s) URL with a host"
-REDIS = "must be a redis:// or rediss:// URL"
+REDIS = "must be a redis://, rediss:// or sentinel:// URL"
+SET = [  # what a sentinel:// URL is refused for, and such URLs
+    ("must be sentinel://HOST:PORT URLs with ; between", "sentinel://:s3cret@h;h2/0?master_name=m"),
+    ("must be sentinel://HOST:PORT URLs with ; between", "sentinel://h:s3cret/0?master_name=m"),
+    ("must be sentinel://HOST:PORT URLs with ; between", "sentinel://:s3cret@/0?master_name=m"),
+    ("must be sentinel://HOST:PORT URLs with ; between", "sentinel://h 2/0?master_name=s3cret"),
+    ("must end with /DB?master_name=NAME; the only other option is sentinel_password", "sentinel://:s3cret@h/0"),
+    (
+        "must end with /DB?master_name=NAME; the only other option is sentinel_password",
+        "sentinel://h/0?master_name=m&pasword=s3cret",
+    ),
+    ("must have a number between the / and the ?, the database's", "sentinel://h/s3cret?master_name=m"),
+    ("must have one user and password for all its sentinels", "sentinel://:s3cret@h;sentinel://:b@h/0?master_name=m"),
+]
 BAD_VALUES: list[tuple[dict[str, Any], list[str]]] = [
     ({"E.circuit_breaker.failure_rate": 1.5}, [f"{E}.circuit_breaker.failure_rate must be in (0, 1], got 1.5"]),
     ({"E.circuit_breaker.failure_rate": 0}, [f"{E}.circuit_breaker.failure_rate must be in (0, 1], got 0"]),
@@ -138,11 +156,16 @@ BAD_VALUES: list[tuple[dict[str, Any], list[str]]] = [
     ),
     (
         {"broker.url": "s3cret@h"},
-        [f"broker.url {REDIS}, got text without ://"],
+        ["broker.url must be an amqp://, redis://, rediss:// or sentinel:// URL, got text without ://"],
     ),
     (
         {"redis.url": "redis://h:s3cret"},
         [f"redis.url {REDIS}, got redis://..."],
+    ),
+    *(
+        ({f"{section}.url": url}, [f"{section}.url {rule}, got sentinel://..."])
+        for rule, url in SET
+        for section in ("redis", "broker")
     ),
     (
         {"alerts.channels.webhook.url": "hooks.example/s3cret"},
@@ -155,6 +178,24 @@ BAD_VALUES: list[tuple[dict[str, Any], list[str]]] = [
     (
         {"alerts.channels.email.recipients": []},
         [f"{EMAIL}.recipients must be addresses with an @ each, a list or with commas between, got a list"],
+    ),
+    (
+        {"alerts.channels.webhook.format": "teams"},
+        ["alerts.channels.webhook.format must be 'auto', 'json', 'slack' or 'discord'"],
+    ),
+    (
+        {"alerts.channels.pagerduty.routing_key": "s3cret s3cret"},
+        ["alerts.channels.pagerduty.routing_key must be ASCII without spaces"],
+    ),
+    *(
+        ({"alerts.channels.apprise.urls": urls}, [f"alerts.channels.apprise.urls {APPRISE}{which}"])
+        for urls, which in [
+            ("ntfy://a s3cret", "; number 2 is none"),
+            ("ntfy://a s3cret://", "; number 2 is none"),
+            (["ntfy://s3cret s3cret"], "; number 1 is none, got a list"),
+            (["ntfy://a", ["s3cret"]], "; number 2 is none, got a list"),
+            ({"url": "s3cret"}, ", got a mapping"),
+        ]
     ),
     ({"alerts.channels.email.port": 70000}, ["alerts.channels.email.port must be a port, 1 to 65535, got 70000"]),
     (
@@ -329,8 +370,7 @@ def test_the_shipped_file_loads_with_an_empty_environment() -> None:
 
     assert settings.missing == (f"{E}.api_key: set the environment variable ELEVEN_API_KEY",)
     assert {name: service.enabled for name, service in settings.services.items()} == {"elevenlabs": True, "crm": False}
-    channels = settings.alerts.channels
-    assert not any(part.enabled for part in (channels.email, channels.telegram, channels.webhook))
+    assert not any(part.enabled for _, part in settings.alerts.channels)
     assert (settings.lease("elevenlabs"), settings.task_time_limit, settings.longest_countdown) == (43, 58, 66)
 
 
@@ -378,20 +418,35 @@ def test_every_variable_of_the_interface_reaches_its_key() -> None:
         channels.telegram.base_url,
         channels.webhook.url.get_secret_value(),
         channels.webhook.secret.get_secret_value(),
+        channels.webhook.format,
+        channels.pagerduty.routing_key.get_secret_value(),
+        channels.pagerduty.base_url,
+        " ".join(url.get_secret_value() for url in channels.apprise.urls),
     ]
     assert seen == list(VARIABLES.values())
-    assert all(part.enabled for part in (crm, channels.email, channels.telegram, channels.webhook))
+    assert crm.enabled
+    assert all(part.enabled for _, part in channels)
     assert settings.missing == ()
 
 
 def test_no_secret_stands_in_a_repr_and_every_secret_is_known_to_the_logger() -> None:
     hidden = ["r3d1s-pw", "eleven-key-1", "crm-key-1", "smtp-pw-1", "12345:telegram-token", "whsec_c2VjcmV0"]
-    hidden += [VARIABLES["WEBHOOK_URL"], "b:k", "b%3Ak"]
+    hidden += [VARIABLES["WEBHOOK_URL"], VARIABLES["PAGERDUTY_ROUTING_KEY"], "b:k", "b%3Ak"]
+    hidden += [*VARIABLES["APPRISE_URLS"].split(), "a-token-of-24-characters"]
 
     settings = load(str(SHIPPED), VARIABLES | {"BROKER_URL": "amqp://user:b%3Ak@a:1//"})
 
     assert not [secret for secret in hidden if secret in f"{settings!r}{settings}"]
     assert set(settings.secrets) == set(hidden)
+
+
+def test_the_passwords_of_a_sentinel_set_are_known_to_the_logger() -> None:
+    url = "sentinel://a;sentinel://user:p%40w@b:1/2?master_name=m&sentinel_password=s%2Fw"
+
+    settings = load(str(SHIPPED), {"REDIS_URL": url, "BROKER_URL": "amqp://u:one@a;amqp://u:two@b"})
+
+    assert set(settings.secrets) == {"p%40w", "p@w", "s/w", "one", "two"}
+    assert "p%40w" not in f"{settings!r}{settings}"
 
 
 def test_settings_cannot_be_changed() -> None:
@@ -445,6 +500,13 @@ def test_recipients_may_be_a_list_or_a_line(tmp_path: Path) -> None:
     for recipients in ("a@b, c@d,", ["a@b", "c@d"]):
         settings = load(write(tmp_path, changed({"alerts.channels.email.recipients": recipients})), {})
         assert settings.alerts.channels.email.recipients == ("a@b", "c@d")
+
+
+def test_apprise_urls_may_be_a_list_or_a_line(tmp_path: Path) -> None:
+    for urls in ("ntfy://a,b  json://user:pw@h?x=y ", ["ntfy://a,b", "${NONE:-}", "json://user:pw@h?x=y"]):
+        settings = load(write(tmp_path, changed({"alerts.channels.apprise.urls": urls})), {})
+        found = [url.get_secret_value() for url in settings.alerts.channels.apprise.urls]
+        assert found == ["ntfy://a,b", "json://user:pw@h?x=y"]
 
 
 def test_the_file_is_the_one_asked_for_then_the_variable_then_here_then_the_shipped(
