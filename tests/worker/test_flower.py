@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from resilience import child_process
-from resilience.call_store import State
+from resilience.call import State
 from tests.support import wait_until
 
 Fleet = Any  # see conftest.py

@@ -93,7 +93,7 @@ def test_the_template_sets_nothing_as_it_stands() -> None:
 def test_make_alone_lists_every_target() -> None:
     told = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
-    assert re.findall(r"^make (\w+)", told, re.MULTILINE) == ["help", "install", "demo", "test", "lint", "run"]
+    assert re.findall(r"^make (\w+)", told, re.MULTILINE) == ["help", "install", "demo", "test", "chaos", "lint", "run"]
 
 
 def test_a_process_that_ends_is_started_again_until_its_group_is_told_to_stop(tmp_path: Path) -> None:

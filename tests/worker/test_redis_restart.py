@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from resilience.call_store import State
+from resilience.call import State
 from tests.support import wait_until
 
 Fleet = Any  # see conftest.py
