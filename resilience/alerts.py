@@ -1,252 +1,220 @@
-"""Which events a person is told of, and when: once, grouped, and resolved.
+"""Which events a person is told of, and when: once, grouped, and resolved. Pure: no clock and no Redis.
 
-`decide` is pure. A service's gate that opens or is held fires one alert; while it fires, the failed calls are folded
-into it; when the gate closes it is resolved. Other kinds: the first at once, then one digest per `group_interval`.
-The model is Alertmanager's (https://prometheus.io/docs/alerting/latest/alertmanager/). `collect` reads the event
-stream by a consumer group and writes state, messages and acknowledgements in one transaction, so that a killed
-collector loses nothing. Each (alert, channel) stands in an outbox until its delivery is over.
+`apply` folds an event into the incidents, `decide` says what an incident calls for now, `after` remembers that it was
+told, and `forget` drops what is over. The model is Alertmanager's
+(https://prometheus.io/docs/alerting/latest/alertmanager/): the first at once, then a digest per `group_interval`, a
+reminder per `repeat_interval`, and a `resolved`. What a service's outage does to its calls is told with the outage.
+What fires again within `group_interval` of its end flaps: that is told once, and then only how it settles.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Protocol
 
-import redis
+from resilience.incident import ALERTS_KEPT, FOLDED, LONGEST, Group, Incident, Kind, Word
 
-from resilience.logger import log
-from resilience.outbox import Outbox
-from resilience.scripts import UNREACHABLE, Scripts, ms, unavailable
+LONG_PAUSE = 60.0  # seconds; a shorter throttle is daily business
 
-GROUP = "alerts"
-KEPT = 30 * 24 * 3600
-EXAMPLES = 3
-STALE_READ = 30.0  # seconds after which what a killed collector had read is taken over
-LONG_PAUSE = 60.0  # a shorter throttle is daily business
+State = Mapping[str, Incident]
 
-GROUPED = {
-    "call_failed": "calls failed",
-    "call_needs_review": "calls need review",
-    "call_rang_twice": "calls rang twice",
-    "unknown_error": "unexpected errors",
-    "service_throttled": "pauses asked for by the service",
-    "alert_channel_broken": "alerts were not delivered",
+FIRES = {
+    "breaker_opened": Kind.SERVICE_DOWN,
+    "service_held": Kind.SERVICE_DOWN,
+    "health_down": Kind.HEALTH_DOWN,
+    "alert_channel_broken": Kind.CHANNEL_BROKEN,
+    "dispatcher_silent": Kind.DISPATCHER_SILENT,
 }
-NEXT = {
-    "call_failed": "It is not dialed again. See `python -m tasks calls show ID`, then `python -m tasks calls retry ID`.",
-    "call_needs_review": "Look the call up at the provider, then `python -m tasks calls retry ID` if it did not ring.",
-    "call_rang_twice": "Both conversations are in `python -m tasks calls show ID`.",
-    "unknown_error": "The call is looked up and not dialed again. The log has the traceback.",
-    "service_throttled": "Its calls are deferred and go on by themselves. See `python -m tasks services list`.",
-    "alert_channel_broken": "Check the channel's settings with `python -m tasks alerts test`.",
+ENDS = {
+    "breaker_closed": Kind.SERVICE_DOWN,
+    "health_up": Kind.HEALTH_DOWN,
+    "alert_channel_well": Kind.CHANNEL_BROKEN,
+    "dispatcher_well": Kind.DISPATCHER_SILENT,
 }
+COUNTED = (Kind.CALL_FAILED, Kind.CALL_NEEDS_REVIEW, Kind.CALL_DOUBT_LONG, Kind.CALL_RANG_TWICE, Kind.CONTACT_REFUSED,
+           Kind.UNKNOWN_ERROR)  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Alert:
-    """One message to the admin. `not_to` names a channel that must not carry it, since it is about that channel."""
+class Rules(Protocol):
+    """Seconds."""
 
-    id: str
-    kind: str
-    service: str
-    subject: str
-    text: str
-    data: Mapping[str, Any] = field(default_factory=dict)
-    not_to: str = ""
+    @property
+    def group_interval(self) -> float: ...
+    @property
+    def repeat_interval(self) -> float: ...
 
 
-def decide(state: dict[str, dict[str, Any]], events: Sequence[tuple[str, Mapping[str, str]]], now: float,
-           group_interval: float) -> list[Alert]:
-    """The alerts that these events (stream id, fields) call for at unix second `now`. Updates `state`."""
-    fired: dict[str, str] = {}
-    alerts: list[Alert] = []
-    for id, event in events:
-        kind, service = _kind(event), event.get("service", "")
-        firing = state.get(f"down:{service}")
-        if kind in ("breaker_opened", "service_held"):
-            what = "held" if kind == "service_held" else "open"
-            if firing is None or (what == "held" and firing["what"] != "held"):
-                since = firing["since"] if firing else int(event["at"])
-                state[f"down:{service}"] = {"failed": 0, "examples": [], **(firing or {}), "since": since,
-                                            "what": what, "reason": event.get("reason", ""),
-                                            "until": event.get("until"), "waiting": event.get("waiting", "0")}
-                fired[service] = id
-        elif kind == "breaker_closed" and firing:
-            alerts.extend(_down(service, state, fired))
-            alerts.append(_resolved(id, service, state.pop(f"down:{service}"), event))
-        elif kind == "call_failed" and firing:
-            firing["failed"] += 1
-            firing["examples"] = [*firing["examples"], event.get("call_id", "")][:EXAMPLES]
-        elif kind in GROUPED:
-            group = state.setdefault(f"group:{kind}:{service}", {"sent": 0.0, "count": 0, "examples": []})
-            group["count"] += 1
-            group["id"] = id
-            group["channel"] = event.get("channel", "")
-            about = event.get("call_id") or event.get("channel", "")
-            group["examples"] = [*group["examples"], f"{about}: {event.get('reason', '')}".strip(": ")][:EXAMPLES]
-    for service in list(fired):
-        alerts.extend(_down(service, state, fired))
-    return alerts + _digests(state, now, group_interval)
+def key_of(kind: Kind, service: str) -> str:
+    """The name of the incident of this kind and service."""
+    return f"{kind}:{service}"
 
 
-def _kind(event: Mapping[str, str]) -> str:
-    kind = event["event"]
-    if kind == "call_in_doubt" and event.get("code") in ("unknown", "unknown_status"):
-        return "unknown_error"
-    if kind == "service_throttled" and int(event.get("until", 0)) - int(event["at"]) < ms(LONG_PAUSE):
-        return "throttled_briefly"
-    return kind
+def apply(state: State, event: Mapping[str, str], group_interval: float) -> State:
+    """The incidents after this event of the stream."""
+    name, service = event.get("event", ""), event.get("service", "")
+    if not event.get("at", "").isdigit():
+        return state  # not ours: it must not stop what comes after it
+    if name in FIRES:
+        return _fire(state, FIRES[name], service, event, group_interval)
+    if name in ENDS:
+        return _end(state, ENDS[name], service, event)
+    return _happen(state, name, service, event)
 
 
-def _down(service: str, state: Mapping[str, Mapping[str, Any]], fired: dict[str, str]) -> list[Alert]:
-    if service not in fired:
-        return []
-    now = state[f"down:{service}"]
-    held = now["what"] == "held"
-    title = f"{service} is {'held' if held else 'down: circuit breaker open'}"
-    if held:
-        follows = (f"Nothing is sent to {service} until it is released: by a health check that recovers, or by "
-                   f"`python -m tasks services release {service}` once the cause is mended.")
-    else:
-        follows = f"Next probe at {_clock(now['until'])}, or when the health check finds the service well again."
-    lines = [f"{title} since {_clock(now['since'])}.", f"Reason: {now['reason']}", follows,
-             f"Calls step aside and go on by themselves; {now['waiting']} wait now."]
-    if now["failed"]:
-        lines.append(f"Calls failed for good: {now['failed']} ({', '.join(now['examples'])}).")
-    lines.append("See `python -m tasks services list`.")
-    data = {"state": now["what"], "reason": now["reason"], "since": _iso(now["since"]), "failed": now["failed"],
-            "calls": now["examples"], "severity": "critical"}
-    return [Alert(f"{fired.pop(service)}-down", "service_down", service, title, "\n".join(lines), data)]
+def _happen(state: State, name: str, service: str, event: Mapping[str, str]) -> State:
+    down = state.get(key_of(Kind.SERVICE_DOWN, service))
+    if name == "call_released" and down and down.fires:
+        return _with(state, replace(down, resumed=down.resumed + 1))
+    kind = _counted(name, event)
+    if kind is None:
+        return state
+    group = Group(1, _at(event), ((event.get("call_id", ""), _reason(event)),))
+    if kind in FOLDED and down and down.fires:
+        return _with(state, _fold(down, kind, group))
+    return _count(state, kind, service, group)
 
 
-def _resolved(id: str, service: str, was: Mapping[str, Any], event: Mapping[str, str]) -> Alert:
-    lasted = timedelta(seconds=round((int(event["at"]) - int(was["since"])) / 1000))
-    waiting = event.get("waiting", "0")
-    title = f"resolved: {service} is well again"
-    text = "\n".join([f"{service} is well again after {lasted}.", f"It was {was['what']}: {was['reason']}",
-                      f"Calls that still waited: {waiting}. They are released by themselves, slowly at first.",
-                      f"Calls that failed for good meanwhile: {was['failed']}."])
-    data = {"state": "closed", "since": _iso(was["since"]), "duration_s": lasted.total_seconds(),
-            "waiting": int(waiting), "failed": was["failed"], "severity": "info"}
-    return Alert(f"{id}-resolved", "resolved", service, title, text, data)
+def _counted(name: str, event: Mapping[str, str]) -> Kind | None:
+    if name == "call_in_doubt":
+        return Kind.UNKNOWN_ERROR if event.get("code") in ("unknown", "unknown_status") else None
+    if name == "service_throttled":
+        long = _seconds(event.get("until")) - _at(event) >= LONG_PAUSE
+        return Kind.SERVICE_THROTTLED if long else None
+    return Kind(name) if name in COUNTED else None
 
 
-def _digests(state: dict[str, dict[str, Any]], now: float, group_interval: float) -> list[Alert]:
-    alerts = []
-    for name in [n for n in state if n.startswith("group:")]:
-        _, kind, service = name.split(":", 2)
-        group = state[name]
-        if now - group["sent"] < group_interval:
-            continue
-        if not group["count"]:
-            del state[name]
-            continue
-        title = f"{service or 'alerts'}: {group['count']} {GROUPED[kind]}"
-        shown = "\n".join(f"- {example}" for example in group["examples"])
-        data = {"count": group["count"], "examples": group["examples"], "severity": "warning"}
-        alerts.append(Alert(f"{group['id']}-{kind}", kind, service, title, f"{title}.\n{shown}\n{NEXT[kind]}", data,
-                            group["channel"] if kind == "alert_channel_broken" else ""))
-        group.update(sent=now, count=0, examples=[])
-    return alerts
+def _fire(state: State, kind: Kind, service: str, event: Mapping[str, str], group_interval: float) -> State:
+    at, known = _at(event), state.get(key_of(kind, service))
+    now = known or Incident(service, kind, since=at, fired=at, at=at)
+    if known and not known.fires:
+        untold = {} if known.word == Word.RESOLVED else known.calls
+        if at - known.ended < group_interval:
+            now = replace(known, fired=at, ended=0.0, times=known.times + 1, calls=untold)
+        else:
+            now = Incident(service, kind, since=at, fired=at, at=at, calls=untold)
+    now = replace(now, at=at, reason=_reason(event), held=event["event"] == "service_held",
+                  until=_seconds(event.get("until")), waiting=int(event.get("waiting", 0)))  # fmt: skip
+    if kind is Kind.SERVICE_DOWN:
+        for of_call in FOLDED:
+            pending = state.get(key_of(of_call, service))
+            if pending and pending.new.count:
+                now = _fold(now, of_call, pending.new)
+                state = _with(state, replace(pending, new=Group()))
+    return _with(state, now)
 
 
-def _iso(at_ms: Any) -> str:
-    return datetime.fromtimestamp(int(at_ms) / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+def _end(state: State, kind: Kind, service: str, event: Mapping[str, str]) -> State:
+    firing = state.get(key_of(kind, service))
+    if firing is None or not firing.fires:
+        return state
+    at = _at(event)
+    return _with(state, replace(firing, at=at, ended=at, waiting=int(event.get("waiting", 0))))
 
 
-def _clock(at_ms: Any) -> str:
-    return f"{datetime.fromtimestamp(int(at_ms or 0) / 1000, UTC):%H:%M:%S} UTC"
+def _count(state: State, kind: Kind, service: str, group: Group) -> State:
+    start = group.since
+    known = state.get(key_of(kind, service)) or Incident(service, kind, since=start, fired=start, at=start)
+    reason = group.examples[0][1] if group.examples else ""
+    new, total = known.new.plus(group), known.total + group.count
+    return _with(state, replace(known, at=start, reason=reason, new=new, total=total))
 
 
-class AlertOutbox:
-    """The alerts of one Redis on their way to the channels. Raises StoreUnavailable."""
+def _fold(down: Incident, kind: Kind, group: Group) -> Incident:
+    return replace(down, calls={**down.calls, kind: down.calls.get(kind, Group()).plus(group)})
 
-    def __init__(self, scripts: Scripts, group_interval: float) -> None:
-        self.scripts, self.group_interval = scripts, group_interval
-        self.events, self.state = scripts.key("events"), scripts.key("alerts:state")
-        self.pending = Outbox(scripts, "alerts")
 
-    def collect(self, channels: Sequence[str], consumer: str, *, now: float) -> int:
-        """Reads the new events and puts the alerts that they call for into the outbox. Returns how many."""
-        try:
-            events = self._read(consumer)
-            return int(self.scripts.client.transaction(
-                lambda pipe: self._decide(pipe, events, channels, now), self.state, value_from_callable=True))
-        except UNREACHABLE as exc:
-            raise unavailable(exc) from exc
+def decide(incident: Incident, now: float, rules: Rules, *, silent: bool = False, folded: bool = False) -> Word:
+    """What the incident calls for at unix second `now`.
 
-    def _decide(self, pipe: redis.client.Pipeline, events: Sequence[tuple[str, Mapping[str, str]]],
-                channels: Sequence[str], now: float) -> int:
-        stored = pipe.hgetall(self.state)
-        before = {k: json.loads(v) for k, v in stored.items()}
-        state = json.loads(json.dumps(before))
-        alerts = decide(state, events, now, self.group_interval)
-        pipe.multi()
-        self._put(pipe, alerts, channels, now)
-        if state != before:
-            pipe.delete(self.state)
-            if state:
-                pipe.hset(self.state, mapping={k: json.dumps(v) for k, v in state.items()})
-                pipe.expire(self.state, KEPT)
-        if events:
-            pipe.xack(self.events, GROUP, *(id for id, _ in events))
-        return len(alerts)
+    `silent`: its service is silenced. `folded`: an outage of the service fires, which says as much.
+    """
+    if silent:
+        return Word.NOTHING
+    if not incident.kind.ends:
+        waits = incident.told and now - incident.told < rules.group_interval
+        if not incident.new.count or waits:
+            return Word.NOTHING
+        return Word.MORE if incident.told else Word.FIRST
+    if not incident.fires:
+        return _decide_end(incident, now, rules)
+    return Word.NOTHING if folded else _decide_firing(incident, now, rules)
 
-    def put(self, alert: Alert, channels: Sequence[str], *, now: float) -> None:
-        """Puts one alert into the outbox."""
-        try:
-            with self.scripts.client.pipeline() as pipe:
-                self._put(pipe, [alert], channels, now)
-                pipe.execute()
-        except UNREACHABLE as exc:
-            raise unavailable(exc) from exc
 
-    def _put(self, pipe: redis.client.Pipeline, alerts: Sequence[Alert], channels: Sequence[str], now: float) -> None:
-        for alert in alerts:
-            pipe.set(self.scripts.key("alert", alert.id), json.dumps(asdict(alert)), ex=KEPT)
-            for channel in channels:
-                if channel != alert.not_to:
-                    pipe.zadd(self.pending.key, {f"{alert.id}|{channel}": now})
+def _decide_end(incident: Incident, now: float, rules: Rules) -> Word:
+    if incident.word == Word.RESOLVED or not (incident.told or incident.kept):
+        return Word.NOTHING
+    if incident.flaps and now - incident.ended < rules.group_interval:
+        return _reminder(incident, now, rules)
+    return Word.RESOLVED
 
-    def _read(self, consumer: str) -> list[tuple[str, Mapping[str, str]]]:
-        client = self.scripts.client
-        try:
-            taken = client.xautoclaim(self.events, GROUP, consumer, ms(STALE_READ), count=500)[1]
-        except redis.ResponseError as exc:
-            if "NOGROUP" not in str(exc):
-                raise
-            client.xgroup_create(self.events, GROUP, id="0", mkstream=True)
-            taken = []
-        fresh = client.xreadgroup(GROUP, consumer, {self.events: ">"}, count=500)
-        # RESP3 answers a mapping of lists of pages, RESP2 a list of pairs.
-        pages = [p for pages in fresh.values() for p in pages] if isinstance(fresh, dict) else [p for _, p in fresh or []]
-        return [(id, fields) for id, fields in [*taken, *(e for page in pages for e in page)] if fields]
 
-    def take_due(self, *, now: float, again: float) -> list[tuple[str, str]]:
-        """The (alert id, channel) pairs to deliver now. Each comes again after `again` seconds unless it is done."""
-        members = self.pending.take_due(now=now, again=again)
-        return [(id, channel) for id, _, channel in (m.rpartition("|") for m in members)]
+def _decide_firing(incident: Incident, now: float, rules: Rules) -> Word:
+    settled = incident.word == Word.FLAPPING and now - incident.fired >= rules.group_interval
+    if incident.held and not incident.told_held:
+        return Word.FIRST
+    if incident.times > 1 and not incident.flaps:
+        return Word.FLAPPING
+    if not incident.told or incident.hushed or settled:
+        return Word.FIRST
+    return _reminder(incident, now, rules)
 
-    def get(self, id: str, channel: str) -> Alert | None:
-        """An alert that its channel still has to carry, None when that is over."""
-        if not self.pending.waits(f"{id}|{channel}"):
-            return None
-        try:
-            text = self.scripts.client.get(self.scripts.key("alert", id))
-        except UNREACHABLE as exc:
-            raise unavailable(exc) from exc
-        return Alert(**json.loads(text)) if text else None
 
-    def done(self, id: str, channel: str, *, broken: str | None = None) -> None:
-        """The delivery is over. `broken` says why the channel did not carry it, to be told by the others."""
-        try:
-            if self.pending.done(f"{id}|{channel}") and broken:
-                self.scripts.client.xadd(self.events, {"event": "alert_channel_broken", "channel": channel,
-                                                       "reason": broken, "at": id.split("-")[0]})
-        except UNREACHABLE as exc:
-            raise unavailable(exc) from exc
-        if broken:
-            log("alert_channel_broken", service=channel, alert_id=id, reason=broken, next_action="other channels")
+def _reminder(incident: Incident, now: float, rules: Rules) -> Word:
+    return Word.REPEAT if now - incident.told >= rules.repeat_interval else Word.NOTHING
+
+
+def after(incident: Incident, word: Word, id: str, now: float) -> Incident:
+    """The incident once the alert `id` has said `word` of it."""
+    return replace(
+        incident,
+        told=now,
+        word=word,
+        new=Group(),
+        told_held=incident.told_held or incident.held,
+        flaps=incident.flaps or (incident.times > 1 and word is not Word.RESOLVED),
+        hushed=False,
+        kept=False,
+        said=incident.said + 1,
+        alerts=(*incident.alerts, id)[-ALERTS_KEPT:],
+    )
+
+
+def is_over(incident: Incident, now: float, rules: Rules, *, silent: bool = False) -> bool:
+    """Whether nothing is left to be told, so that it can be forgotten."""
+    if not incident.kind.ends:
+        if incident.new.count:
+            # Of what happens while its service is silenced, only what goes on is told afterwards.
+            return silent and now - incident.at >= rules.group_interval
+        return now - incident.told >= rules.group_interval
+    if incident.fires:
+        return False
+    if incident.word == Word.RESOLVED:
+        return now - incident.ended >= rules.group_interval
+    return not (incident.told or incident.kept)
+
+
+def forget(state: State, key: str) -> State:
+    """Without that incident. What was folded into an outage nobody was told of stands for itself again."""
+    gone = state[key]
+    state = {name: incident for name, incident in state.items() if name != key}
+    if gone.word != Word.RESOLVED:
+        for kind, group in gone.calls.items():
+            state = _count(state, Kind(kind), gone.service, group)
+    return state
+
+
+def _with(state: State, incident: Incident) -> State:
+    return {**state, key_of(incident.kind, incident.service): incident}
+
+
+def _reason(event: Mapping[str, str]) -> str:
+    return " ".join(event.get("reason", "").split())[:LONGEST]
+
+
+def _at(event: Mapping[str, str]) -> float:
+    return _seconds(event["at"])
+
+
+def _seconds(ms: str | None) -> float:
+    return int(ms or 0) / 1000

@@ -1,4 +1,4 @@
-"""Alerts by mail: one plain-text message to all recipients, in one SMTP transaction.
+"""Alerts by mail: one message, in text and HTML, to all recipients, in one SMTP transaction.
 
 A failure is either transient (4xx, connection, DNS, timeout) or permanent (5xx, certificate, configuration). When
 the connection breaks after DATA nobody knows whether the mail went out: the alert is sent again under the same
@@ -14,16 +14,18 @@ import logging
 import re
 import smtplib
 import ssl
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.utils import formatdate, parseaddr
 from hashlib import sha256
 from ipaddress import ip_address
-from typing import Any, Literal
+from typing import Literal
 
 from resilience.errors import PermanentError, Sent, ServiceError, TransientError
+from services.message import Message
 
 log = logging.getLogger(__name__)
 
@@ -63,33 +65,45 @@ class Email:
     timeout: float = 10
     cafile: str | None = None
 
-    def send(self, *, alert_id: str, subject: str, text: str, data: Mapping[str, Any]) -> None:
-        """Mail the alert. Raises TransientError or PermanentError; `data` is not used."""
+    def send(self, message: Message) -> None:
+        """Mail the alert. Raises TransientError or PermanentError."""
         try:
-            message = self._message(alert_id, subject, text)
+            mail = self._mail(message)
             with self._session() as smtp:
-                refused = smtp.send_message(message, to_addrs=self._addresses())
+                refused = smtp.send_message(mail, to_addrs=self._addresses())
         except (OSError, ValueError) as exc:  # smtplib's own exceptions are OSErrors
             raise self._classified(exc) from None  # the chain could show a password the server echoed
         for address, (code, reply) in refused.items():
-            fields = {"alert_id": alert_id, "recipient": _masked(address), "status": code, "reply": self._shown(reply)}
+            fields = {
+                "alert_id": message.id,
+                "recipient": _masked(address),
+                "status": code,
+                "reply": self._shown(reply),
+            }
             # The record's form is resilience.logger's: this is what makes it an event with fields.
             log.warning("recipient_refused", extra={"lineman": ({"service": "email"}, fields)})
 
     def _addresses(self) -> list[str]:
         return [address for _, address in map(parseaddr, self.recipients) if address]
 
-    def _message(self, alert_id: str, subject: str, text: str) -> EmailMessage:
-        message = EmailMessage(policy=email.policy.SMTP)
-        message["From"], message["To"] = self.sender, ", ".join(self.recipients)
-        message["Subject"] = _one_line(subject)
-        message["Date"] = formatdate()
-        domain = parseaddr(self.sender)[1].rpartition("@")[2] or "localhost"
-        message["Message-ID"] = f"<{sha256(alert_id.encode()).hexdigest()[:32]}@{domain}>"
-        message["Auto-Submitted"] = "auto-generated"
+    def _mail(self, message: Message) -> EmailMessage:
+        mail = EmailMessage(policy=email.policy.SMTP)
+        mail["From"], mail["To"] = self.sender, ", ".join(self.recipients)
+        mail["Subject"] = _one_line(message.subject)
+        mail["Date"] = formatdate()
+        mail["Message-ID"] = self._id(message.id)
+        # Both name a mail that was never sent: whichever of a thread arrives first, the others join it.
+        mail["In-Reply-To"] = mail["References"] = self._id(_thread(message))
+        mail["Auto-Submitted"] = "auto-generated"
         # 8bit would need a server with 8BITMIME, which smtplib does not ask for.
-        message.set_content(_encodable(text), cte="quoted-printable")
-        return message
+        mail.set_content(_encodable(message.text), cte="quoted-printable")
+        if message.html:
+            mail.add_alternative(_encodable(message.html), subtype="html", cte="quoted-printable")
+        return mail
+
+    def _id(self, name: str) -> str:
+        domain = parseaddr(self.sender)[1].rpartition("@")[2] or "localhost"
+        return f"<{sha256(name.encode()).hexdigest()[:32]}@{domain}>"
 
     @contextmanager
     def _session(self) -> Iterator[smtplib.SMTP]:
@@ -191,6 +205,11 @@ class Email:
         for address in self._addresses():
             text = text.replace(address, _masked(address))
         return " ".join(text.split())[:200]
+
+
+def _thread(message: Message) -> str:
+    """What the mails of one outage have in common; of what has no beginning, the mails of a day."""
+    return f"{message.key} {message.data.get('since') or datetime.now(UTC).date()}"
 
 
 def _passes(code: int) -> bool:

@@ -8,17 +8,16 @@ configuration to be changed. The token is part of the URL, so no text here carri
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from resilience.errors import PermanentError
 from services import http
+from services.message import Message, cut
 
 log = logging.getLogger(__name__)
 
 LIMIT = 4096  # UTF-16 code units, which is how Telegram counts
-CUT = "\n[cut]"
 
 
 @dataclass(frozen=True)
@@ -30,16 +29,16 @@ class Telegram:
     base_url: str = "https://api.telegram.org"
     timeout: tuple[float, float] = (3, 15)
 
-    def send(self, *, alert_id: str, subject: str, text: str, data: Mapping[str, Any]) -> None:
+    def send(self, message: Message) -> None:
         """Send the alert. Raises ServiceError: ThrottledError with Telegram's `retry_after`, or what `http` raises."""
-        message = _cut(f"{subject}\n\n{text}".strip())
-        new_id = self._post(self.chat_id, message)
+        text = cut(f"{message.subject}\n\n{message.text}".strip(), LIMIT)
+        new_id = self._post(self.chat_id, text)
         if new_id is None:
             return
         known = {"service": "telegram", "next_action": f"set TELEGRAM_CHAT_ID to {new_id}"}
         # The record's form is resilience.logger's: this is what makes it an event with fields.
-        log.warning("telegram_chat_moved", extra={"lineman": (known, {"alert_id": alert_id, "new_chat_id": new_id})})
-        if self._post(new_id, message) is not None:
+        log.warning("telegram_chat_moved", extra={"lineman": (known, {"alert_id": message.id, "new_chat_id": new_id})})
+        if self._post(new_id, text) is not None:
             raise PermanentError("Telegram says twice that the chat has moved", service="telegram", code="moved")
 
     def _post(self, chat_id: str | int, text: str) -> int | None:
@@ -74,11 +73,3 @@ def _moved_to(body: Any) -> int | None:
     parameters = body.get("parameters") if isinstance(body, dict) else None
     new_id = parameters.get("migrate_to_chat_id") if isinstance(parameters, dict) else None
     return new_id if isinstance(new_id, int) else None
-
-
-def _cut(text: str) -> str:
-    units = text.encode("utf-16-le", "replace")  # a lone surrogate would be refused as not UTF-8
-    if len(units) <= 2 * LIMIT:
-        return units.decode("utf-16-le")
-    # "ignore" drops the half of a character that the cut may have left.
-    return units[: 2 * (LIMIT - len(CUT))].decode("utf-16-le", "ignore") + CUT

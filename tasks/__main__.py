@@ -17,10 +17,11 @@ import redis
 import typer
 from typer.core import TyperGroup
 
-from resilience.call_store import BATCH, call_id
+from resilience.call import call_id
+from resilience.call_store import BATCH
 from resilience.contacts import Refusal, Row, read
 from resilience.errors import InvalidContact, StoreUnavailable
-from tasks import cli_calls, cli_check, cli_services
+from tasks import cli_alerts, cli_calls, cli_check, cli_services
 from tasks.cli_output import fail, print_json, print_table, say
 from tasks.runtime import runtime
 
@@ -51,7 +52,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_calls.app, name="calls")
 app.add_typer(cli_services.app, name="services")
-app.add_typer(cli_check.alerts, name="alerts")
+app.add_typer(cli_alerts.app, name="alerts")
 app.command()(cli_check.check)
 
 

@@ -9,16 +9,21 @@ from typing import Any
 
 from celery.exceptions import SoftTimeLimitExceeded
 
-from resilience.alerts import AlertOutbox
+from resilience.alert_collector import Collector
+from resilience.alert_outbox import AlertOutbox
+from resilience.alert_round import Situation
 from resilience.call_processor import CallProcessor
 from resilience.call_store import DIALER, CallStore
 from resilience.circuit_breaker import CircuitBreaker, policy_of
 from resilience.config import Settings
 from resilience.errors import InDoubtError, Sent
 from resilience.outbox import Outbox
-from resilience.scripts import Scripts, connect
+from resilience.redis_client import connect
+from resilience.scripts import Scripts
+from services.apprise import Apprise
 from services.crm import Crm
 from services.elevenlabs import ElevenLabs
+from services.pagerduty import PagerDuty
 from services.smtp import Email
 from services.telegram import Telegram
 from services.webhook import Webhook
@@ -51,6 +56,7 @@ class Runtime:
     breakers: Mapping[str, CircuitBreaker]
     probes: Mapping[str, Any]
     channels: Mapping[str, Any]
+    collector: Collector
     outbox: AlertOutbox
     crm: Crm | None
     crm_outbox: Outbox
@@ -71,7 +77,8 @@ def build(settings: Settings, scripts: Scripts | None = None) -> Runtime:
         agent_phone_number_id=eleven.agent_phone_number_id,
         timeout=(eleven.timeout.connect, eleven.timeout.read),
     )
-    crm = _crm(settings)
+    crm, channels = _crm(settings), _channels(settings)
+    collector = Collector(scripts, Situation(settings.alerts, tuple(enabled), tuple(channels)))
     return Runtime(
         settings=settings,
         scripts=scripts,
@@ -79,8 +86,9 @@ def build(settings: Settings, scripts: Scripts | None = None) -> Runtime:
         processor=CallProcessor(store, dialer, settings),
         breakers={name: CircuitBreaker(scripts, name, policy_of(s)) for name, s in enabled.items()},
         probes={DIALER: dialer} | ({"crm": crm} if crm else {}),
-        channels=_channels(settings),
-        outbox=AlertOutbox(scripts, settings.alerts.group_interval),
+        channels=channels,
+        collector=collector,
+        outbox=collector.outbox,
         crm=crm,
         crm_outbox=Outbox(scripts, "crm"),
     )
@@ -111,7 +119,13 @@ def _channels(settings: Settings) -> Mapping[str, Any]:
     if c.telegram.enabled:
         channels["telegram"] = Telegram(c.telegram.token.get_secret_value(), c.telegram.chat_id, c.telegram.base_url)
     if c.webhook.enabled:
-        channels["webhook"] = Webhook(c.webhook.url.get_secret_value(), c.webhook.secret.get_secret_value())
+        channels["webhook"] = Webhook(
+            c.webhook.url.get_secret_value(), c.webhook.secret.get_secret_value(), c.webhook.format
+        )
+    if c.pagerduty.enabled:
+        channels["pagerduty"] = PagerDuty(c.pagerduty.routing_key.get_secret_value(), c.pagerduty.base_url)
+    for n, url in enumerate(c.apprise.urls, 1):
+        channels["apprise" if n == 1 else f"apprise-{n}"] = Apprise(url.get_secret_value(), n)
     return channels
 
 

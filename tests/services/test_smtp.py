@@ -7,7 +7,8 @@ import pickle
 import socket
 import ssl
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from pathlib import Path
@@ -19,10 +20,20 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, LoginPassword
 
 from resilience.errors import PermanentError, TransientError
+from services.message import Message
 from services.smtp import Email
 
 PASSWORD = "correct horse"
-ALERT = {"alert_id": "elevenlabs:down:7", "subject": "ElevenLabs is down", "text": "3 calls wait.", "data": {}}
+ALERT = Message(
+    id="elevenlabs:down:7",
+    key="elevenlabs:service_down",
+    status="firing",
+    severity="critical",
+    kind="service_down",
+    service="elevenlabs",
+    subject="ElevenLabs is down",
+    text="3 calls wait.",
+)
 # Its own loopback address, so that the well-known ports can be bound beside a real mail server.
 QUIET_ADDRESS = "127.83.25.87"
 
@@ -130,7 +141,7 @@ def channel(server: Controller, **changes: Any) -> Email:
 def test_a_local_relay_gets_the_mail_without_encryption_or_login(serve: Serve) -> None:
     box = Mailbox()
 
-    channel(serve(box), recipients=["ann@example.com", "Bob <bob@example.com>"]).send(**ALERT)
+    channel(serve(box), recipients=["ann@example.com", "Bob <bob@example.com>"]).send(ALERT)
 
     (mail,) = box.mails
     assert mail["Subject"] == "ElevenLabs is down"
@@ -147,9 +158,9 @@ def test_a_repeated_alert_carries_the_same_message_id_and_another_alert_a_differ
     box = Mailbox()
     email = channel(serve(box))
 
-    email.send(**ALERT)
-    email.send(**ALERT)
-    email.send(**(ALERT | {"alert_id": "another alert, \N{SNOWMAN}"}))
+    email.send(ALERT)
+    email.send(ALERT)
+    email.send(replace(ALERT, id="another alert, \N{SNOWMAN}"))
 
     first, second, other = (mail["Message-ID"] for mail in box.mails)
     assert first == second != other
@@ -157,11 +168,60 @@ def test_a_repeated_alert_carries_the_same_message_id_and_another_alert_a_differ
     assert first.endswith("@example.com>")
 
 
+def test_the_mails_of_one_outage_are_one_thread(serve: Serve) -> None:
+    box = Mailbox()
+    email = channel(serve(box))
+    firing = replace(ALERT, data={"since": "2026-01-31T23:59:00Z"})
+
+    email.send(firing)
+    email.send(replace(firing, id="8-reminder"))
+    email.send(replace(firing, id="9-resolved", status="resolved", data=firing.data | {"duration_s": 600}))
+    email.send(replace(firing, id="next outage", data={"since": "2026-02-01T04:00:00Z"}))
+    email.send(replace(firing, id="other key", key="crm:service_down"))
+
+    assert len({mail["Message-ID"] for mail in box.mails}) == 5
+    assert all(mail["References"] == mail["In-Reply-To"] for mail in box.mails)
+    first, reminder, resolved, later, other = (mail["References"] for mail in box.mails)
+    assert first == reminder == resolved
+    assert len({first, later, other}) == 3
+    assert first.startswith("<")
+    assert first.endswith("@example.com>")
+
+
+def test_the_mails_of_a_day_are_one_thread_where_the_alert_has_no_beginning(serve: Serve) -> None:
+    box = Mailbox()
+    email = channel(serve(box))
+    day = datetime.now(UTC).date()
+
+    email.send(ALERT)
+    email.send(replace(ALERT, id="8"))
+
+    if datetime.now(UTC).date() != day:
+        pytest.skip("midnight came in between")
+    assert box.mails[0]["References"] == box.mails[1]["References"]
+
+
+def test_html_goes_along_as_the_better_of_two_alternatives(serve: Serve) -> None:
+    box = Mailbox()
+    page = "<p>Größe: <b>3</b> calls wait \N{TELEPHONE RECEIVER}.</p>\n" + "<i>x</i>" * 500
+
+    channel(serve(box)).send(replace(ALERT, html=page))
+
+    (mail,) = box.mails
+    assert mail.get_content_type() == "multipart/alternative"
+    plain, html = mail.iter_parts()
+    assert (plain.get_content_type(), html.get_content_type()) == ("text/plain", "text/html")
+    assert plain.get_content().strip() == "3 calls wait."
+    assert html.get_content().splitlines() == page.splitlines()
+    assert box.raw[0].isascii()
+    assert max(len(line) for line in box.raw[0].splitlines()) < 1000
+
+
 def test_text_beyond_ascii_dots_and_long_lines_arrive_unchanged(serve: Serve) -> None:
     box = Mailbox()
     text = "Grüße \N{TELEPHONE RECEIVER}\n.\n.hidden\n" + "x" * 3000
 
-    channel(serve(box)).send(**(ALERT | {"subject": "Störung \N{TELEPHONE RECEIVER} " * 20, "text": text}))
+    channel(serve(box)).send(replace(ALERT, subject="Störung \N{TELEPHONE RECEIVER} " * 20, text=text))
 
     (mail,) = box.mails
     assert mail["Subject"] == ("Störung \N{TELEPHONE RECEIVER} " * 20).strip()
@@ -184,7 +244,7 @@ def test_text_beyond_ascii_dots_and_long_lines_arrive_unchanged(serve: Serve) ->
 def test_a_subject_cannot_add_a_header(serve: Serve, subject: str) -> None:
     box = Mailbox()
 
-    channel(serve(box)).send(**(ALERT | {"subject": subject, "text": "lone \ud800"}))
+    channel(serve(box)).send(replace(ALERT, subject=subject, text="lone \ud800"))
 
     (mail,) = box.mails
     assert "Bcc" not in mail
@@ -195,7 +255,7 @@ def test_starttls_encrypts_before_the_mail(serve: Serve, authority: Authority) -
     box = Mailbox()
     server = serve(box, tls_context=authority.server, require_starttls=True)
 
-    channel(server, security="starttls", cafile=authority.cafile).send(**ALERT)
+    channel(server, security="starttls", cafile=authority.cafile).send(ALERT)
 
     assert box.encrypted == [True]
 
@@ -203,7 +263,7 @@ def test_starttls_encrypts_before_the_mail(serve: Serve, authority: Authority) -
 def test_auto_takes_starttls_where_it_is_offered(serve: Serve, authority: Authority) -> None:
     box = Mailbox()
 
-    channel(serve(box, tls_context=authority.server), cafile=authority.cafile).send(**ALERT)
+    channel(serve(box, tls_context=authority.server), cafile=authority.cafile).send(ALERT)
 
     assert box.encrypted == [True]
 
@@ -211,7 +271,7 @@ def test_auto_takes_starttls_where_it_is_offered(serve: Serve, authority: Author
 def test_implicit_tls_encrypts_from_the_start(serve: Serve, authority: Authority) -> None:
     box = Mailbox()
 
-    channel(serve(box, ssl_context=authority.server), security="tls", cafile=authority.cafile).send(**ALERT)
+    channel(serve(box, ssl_context=authority.server), security="tls", cafile=authority.cafile).send(ALERT)
 
     assert box.encrypted == [True]
 
@@ -220,7 +280,7 @@ def test_auto_means_implicit_tls_on_port_465(serve: Serve, authority: Authority)
     box = Mailbox()
     server = _on_well_known_port(serve, box, 465, ssl_context=authority.server)
 
-    channel(server, cafile=authority.cafile).send(**ALERT)
+    channel(server, cafile=authority.cafile).send(ALERT)
 
     assert box.encrypted == [True]
 
@@ -230,7 +290,7 @@ def test_auto_means_starttls_or_nothing_on_port_587(serve: Serve) -> None:
     server = _on_well_known_port(serve, box, 587)
 
     with pytest.raises(PermanentError, match="STARTTLS"):
-        channel(server).send(**ALERT)
+        channel(server).send(ALERT)
 
     assert box.mails == []
 
@@ -244,14 +304,14 @@ def _on_well_known_port(serve: Serve, box: Mailbox, port: int, **options: Any) -
 
 def test_starttls_is_refused_where_it_is_not_offered(serve: Serve) -> None:
     with pytest.raises(PermanentError, match="SMTP_PORT"):
-        channel(serve(Mailbox()), security="starttls").send(**ALERT)
+        channel(serve(Mailbox()), security="starttls").send(ALERT)
 
 
 def test_a_certificate_of_an_unknown_authority_is_permanent(serve: Serve, authority: Authority) -> None:
     box = Mailbox()
 
     with pytest.raises(PermanentError, match=r"certificate not accepted.*SSL_CERT_FILE"):
-        channel(serve(box, tls_context=authority.server), security="starttls").send(**ALERT)
+        channel(serve(box, tls_context=authority.server), security="starttls").send(ALERT)
 
     assert box.mails == []
 
@@ -259,7 +319,7 @@ def test_a_certificate_of_an_unknown_authority_is_permanent(serve: Serve, author
 def test_auto_asks_no_signed_certificate_of_a_relay_on_this_machine(serve: Serve, authority: Authority) -> None:
     box = Mailbox()
 
-    channel(serve(box, tls_context=authority.server)).send(**ALERT)
+    channel(serve(box, tls_context=authority.server)).send(ALERT)
 
     assert box.encrypted == [False]
 
@@ -270,24 +330,24 @@ def test_a_certificate_for_another_name_is_permanent(serve: Serve, tmp_path: Pat
     ca.issue_cert("mail.example.com").configure_cert(context)
 
     with pytest.raises(PermanentError, match="certificate not accepted"):
-        channel(serve(Mailbox(), ssl_context=context), security="tls", cafile=str(tmp_path / "ca.pem")).send(**ALERT)
+        channel(serve(Mailbox(), ssl_context=context), security="tls", cafile=str(tmp_path / "ca.pem")).send(ALERT)
 
 
 def test_tls_to_a_plain_port_is_permanent_and_names_the_settings(serve: Serve) -> None:
     with pytest.raises(PermanentError, match="SMTP_PORT and security"):
-        channel(serve(Mailbox()), security="tls").send(**ALERT)
+        channel(serve(Mailbox()), security="tls").send(ALERT)
 
 
 def test_an_unreadable_ca_file_is_permanent(serve: Serve) -> None:
     with pytest.raises(PermanentError, match=r"/nowhere/ca\.pem.*No such file"):
-        channel(serve(Mailbox()), security="tls", cafile="/nowhere/ca.pem").send(**ALERT)
+        channel(serve(Mailbox()), security="tls", cafile="/nowhere/ca.pem").send(ALERT)
 
 
 def test_the_login_is_sent_over_tls(serve: Serve, authority: Authority) -> None:
     box = Mailbox()
     server = serve(box, tls_context=authority.server, auth_required=True)
 
-    channel(server, user="lineman", password=PASSWORD, cafile=authority.cafile).send(**ALERT)
+    channel(server, user="lineman", password=PASSWORD, cafile=authority.cafile).send(ALERT)
 
     assert box.logins == [(b"lineman", PASSWORD.encode())]
     assert len(box.mails) == 1
@@ -298,7 +358,7 @@ def test_the_login_is_sent_in_the_clear_on_loopback(serve: Serve) -> None:
     box = Mailbox()
     server = serve(box, auth_required=True, auth_require_tls=False)
 
-    channel(server, user="lineman", password=PASSWORD).send(**ALERT)
+    channel(server, user="lineman", password=PASSWORD).send(ALERT)
 
     assert len(box.mails) == 1
 
@@ -310,7 +370,7 @@ def test_the_login_is_never_sent_in_the_clear_to_another_host(serve: Serve, secu
     server = serve(box, hostname=_own_address(), auth_required=True, auth_require_tls=False)
 
     with pytest.raises(PermanentError, match=r"not encrypted.*security: starttls"):
-        channel(server, user="lineman", password=PASSWORD, security=security).send(**ALERT)
+        channel(server, user="lineman", password=PASSWORD, security=security).send(ALERT)
 
     assert box.logins == []
 
@@ -329,7 +389,7 @@ def test_a_wrong_password_is_permanent_and_stays_out_of_the_text(serve: Serve, a
     server = serve(box, tls_context=authority.server, auth_required=True)
 
     with pytest.raises(PermanentError, match="check SMTP_USER and SMTP_PASS") as caught:
-        channel(server, user="lineman", password="wrong-pass", cafile=authority.cafile).send(**ALERT)
+        channel(server, user="lineman", password="wrong-pass", cafile=authority.cafile).send(ALERT)
 
     assert caught.value.status == 535
     assert "wrong-pass" not in str(caught.value)
@@ -340,7 +400,7 @@ def test_a_server_that_offers_only_login_gets_it(serve: Serve, authority: Author
     box = Mailbox()
     server = serve(box, tls_context=authority.server, auth_required=True, auth_exclude_mechanism=["PLAIN"])
 
-    channel(server, user="lineman", password=PASSWORD, cafile=authority.cafile).send(**ALERT)
+    channel(server, user="lineman", password=PASSWORD, cafile=authority.cafile).send(ALERT)
 
     assert box.logins == [(b"lineman", PASSWORD.encode())]
 
@@ -352,7 +412,7 @@ def test_a_password_that_the_server_echoes_is_redacted(serve: Serve, authority: 
     server = serve(box, tls_context=authority.server, auth_required=True)
 
     with pytest.raises(PermanentError) as caught:
-        channel(server, user="lineman", password=PASSWORD, cafile=authority.cafile).send(**ALERT)
+        channel(server, user="lineman", password=PASSWORD, cafile=authority.cafile).send(ALERT)
 
     assert "535 *** *** *** xxx" in str(caught.value)
     assert len(str(caught.value)) < 350
@@ -362,7 +422,7 @@ def test_a_login_the_server_cannot_check_now_is_transient(serve: Serve, authorit
     server = serve(Mailbox(replies={"AUTH": "454 4.7.0 busy"}), tls_context=authority.server, auth_required=True)
 
     with pytest.raises(TransientError) as caught:
-        channel(server, user="lineman", password=PASSWORD, cafile=authority.cafile).send(**ALERT)
+        channel(server, user="lineman", password=PASSWORD, cafile=authority.cafile).send(ALERT)
 
     assert caught.value.status == 454
 
@@ -371,7 +431,7 @@ def test_a_login_the_server_does_not_offer_is_permanent(serve: Serve, authority:
     server = serve(Mailbox(), tls_context=authority.server, auth_exclude_mechanism=["PLAIN", "LOGIN"])
 
     with pytest.raises(PermanentError, match="SMTP_USER"):
-        channel(server, user="lineman", password=PASSWORD, cafile=authority.cafile).send(**ALERT)
+        channel(server, user="lineman", password=PASSWORD, cafile=authority.cafile).send(ALERT)
 
 
 def test_a_password_that_smtp_cannot_carry_is_permanent_and_stays_out_of_the_text(
@@ -380,7 +440,7 @@ def test_a_password_that_smtp_cannot_carry_is_permanent_and_stays_out_of_the_tex
     server = serve(Mailbox(), tls_context=authority.server, auth_required=True)
 
     with pytest.raises(PermanentError, match="SMTP_PASS") as caught:
-        channel(server, user="lineman", password="gehÄim", cafile=authority.cafile).send(**ALERT)
+        channel(server, user="lineman", password="gehÄim", cafile=authority.cafile).send(ALERT)
 
     assert "geh" not in str(caught.value)
 
@@ -389,7 +449,7 @@ def test_a_server_that_demands_a_login_is_permanent(serve: Serve, authority: Aut
     server = serve(Mailbox(), tls_context=authority.server, auth_required=True)
 
     with pytest.raises(PermanentError, match="set SMTP_USER and SMTP_PASS"):
-        channel(server, cafile=authority.cafile).send(**ALERT)
+        channel(server, cafile=authority.cafile).send(ALERT)
 
 
 @pytest.mark.parametrize("step", ["MAIL", "ann@example.com", "DATA"])
@@ -400,7 +460,7 @@ def test_the_code_of_a_refusal_decides_whether_it_is_retried(
     server = serve(Mailbox(replies={step: reply}))
 
     with pytest.raises(kind) as caught:
-        channel(server).send(**ALERT)
+        channel(server).send(ALERT)
 
     assert caught.value.status == int(reply[:3])
     assert caught.value.service == "email"
@@ -411,7 +471,7 @@ def test_one_recipient_refused_for_now_makes_the_whole_refusal_transient(serve: 
     replies = {"ann@example.com": "550 ann@example.com unknown", "bob@example.com": "452 mailbox full"}
 
     with pytest.raises(TransientError) as caught:
-        channel(serve(Mailbox(replies)), recipients=["ann@example.com", "bob@example.com"]).send(**ALERT)
+        channel(serve(Mailbox(replies)), recipients=["ann@example.com", "bob@example.com"]).send(ALERT)
 
     assert caught.value.status == 452
 
@@ -420,7 +480,7 @@ def test_a_goodbye_in_the_middle_is_transient(serve: Serve) -> None:
     server = serve(Mailbox({"bob@example.com": "421 shutting down"}))
 
     with pytest.raises(TransientError):
-        channel(server, recipients=["ann@example.com", "bob@example.com"]).send(**ALERT)
+        channel(server, recipients=["ann@example.com", "bob@example.com"]).send(ALERT)
 
 
 def test_a_recipient_refused_among_others_is_logged_masked_and_not_raised(
@@ -429,7 +489,7 @@ def test_a_recipient_refused_among_others_is_logged_masked_and_not_raised(
     box = Mailbox({"bob@example.com": "550 <bob@example.com> unknown"})
 
     with caplog.at_level(logging.WARNING, "services.smtp"):
-        channel(serve(box), recipients=["ann@example.com", "bob@example.com"]).send(**ALERT)
+        channel(serve(box), recipients=["ann@example.com", "bob@example.com"]).send(ALERT)
 
     (record,) = (record for record in caplog.records if record.name == "services.smtp")
     assert record.getMessage() == "recipient_refused"
@@ -443,19 +503,19 @@ def test_a_recipient_refused_among_others_is_logged_masked_and_not_raised(
 @pytest.mark.parametrize("recipients", [[], [""]])
 def test_no_recipient_at_all_is_permanent(serve: Serve, recipients: list[str]) -> None:
     with pytest.raises(PermanentError, match="no recipient"):
-        channel(serve(Mailbox()), recipients=recipients).send(**ALERT)
+        channel(serve(Mailbox()), recipients=recipients).send(ALERT)
 
 
 @pytest.mark.parametrize("box", [Mailbox({"QUIT": "421 too busy"}), Mailbox(hang_up_at="QUIT")], ids=["421", "hang up"])
 def test_an_accepted_mail_is_not_sent_again_for_a_failed_goodbye(serve: Serve, box: Mailbox) -> None:
-    channel(serve(box)).send(**ALERT)
+    channel(serve(box)).send(ALERT)
 
     assert len(box.mails) == 1
 
 
 def test_a_connection_lost_after_data_is_transient(serve: Serve) -> None:
     with pytest.raises(TransientError, match="broke off"):
-        channel(serve(Mailbox(hang_up_at="DATA"))).send(**ALERT)
+        channel(serve(Mailbox(hang_up_at="DATA"))).send(ALERT)
 
 
 def test_a_server_that_says_nothing_is_transient_after_the_timeout() -> None:
@@ -463,7 +523,7 @@ def test_a_server_that_says_nothing_is_transient_after_the_timeout() -> None:
         email = Email("127.0.0.1", silent.getsockname()[1], "", "", "a@example.com", ["b@example.com"], timeout=0.2)
 
         with pytest.raises(TransientError, match="timed out"):
-            email.send(**ALERT)
+            email.send(ALERT)
 
 
 def test_a_tls_handshake_without_an_answer_is_transient() -> None:
@@ -472,7 +532,7 @@ def test_a_tls_handshake_without_an_answer_is_transient() -> None:
         email = Email("127.0.0.1", port, "", "", "a@example.com", ["b@example.com"], security="tls", timeout=0.2)
 
         with pytest.raises(TransientError, match="timed out"):
-            email.send(**ALERT)
+            email.send(ALERT)
 
 
 def test_a_closed_port_is_transient() -> None:
@@ -480,17 +540,17 @@ def test_a_closed_port_is_transient() -> None:
         port = closed.getsockname()[1]
 
     with pytest.raises(TransientError, match="refused"):
-        Email("127.0.0.1", port, "", "", "a@example.com", ["b@example.com"], timeout=5).send(**ALERT)
+        Email("127.0.0.1", port, "", "", "a@example.com", ["b@example.com"], timeout=5).send(ALERT)
 
 
 def test_a_host_name_without_address_is_transient() -> None:
     with pytest.raises(TransientError, match=r"mail\.invalid:25"):
-        Email("mail.invalid", 25, "", "", "a@example.com", ["b@example.com"], timeout=5).send(**ALERT)
+        Email("mail.invalid", 25, "", "", "a@example.com", ["b@example.com"], timeout=5).send(ALERT)
 
 
 def test_a_malformed_host_name_is_permanent() -> None:
     with pytest.raises(PermanentError, match="characters"):
-        Email("mail..example", 25, "", "", "a@example.com", ["b@example.com"], timeout=5).send(**ALERT)
+        Email("mail..example", 25, "", "", "a@example.com", ["b@example.com"], timeout=5).send(ALERT)
 
 
 def test_the_repr_shows_neither_login_nor_recipients() -> None:
@@ -502,7 +562,7 @@ def test_the_repr_shows_neither_login_nor_recipients() -> None:
 
 def test_an_error_survives_pickling_without_the_chain_that_could_hold_a_secret(serve: Serve) -> None:
     with pytest.raises(PermanentError) as caught:
-        channel(serve(Mailbox({"DATA": "554 spam"}))).send(**ALERT)
+        channel(serve(Mailbox({"DATA": "554 spam"}))).send(ALERT)
 
     copy = pickle.loads(pickle.dumps(caught.value))
 

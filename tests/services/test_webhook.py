@@ -8,20 +8,28 @@ import hmac
 import socket
 import time
 import traceback
-from datetime import datetime
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+import standardwebhooks
 
 from resilience.errors import PermanentError, ServiceError, ThrottledError, TransientError
-from services.webhook import Webhook
+from services.message import Message
+from services.webhook import Format, Webhook
 
-ALERT: dict[str, Any] = {
-    "alert_id": "1700000000000-0-down",
-    "subject": "ElevenLabs is down",
-    "text": "3 calls wait. Grüße",
-    "data": {"kind": "service_down", "service": "elevenlabs", "waiting": 3},
-}
+ALERT = Message(
+    id="1700000000000-0-down",
+    key="elevenlabs:service_down",
+    status="firing",
+    severity="critical",
+    kind="service_down",
+    service="elevenlabs",
+    subject="ElevenLabs is down",
+    text="3 calls wait. Grüße",
+    data={"kind": "service_down", "service": "elevenlabs", "waiting": 3},
+)
 
 
 @pytest.fixture
@@ -30,7 +38,7 @@ def webhook(alert_receiver: Any) -> Webhook:
 
 
 def test_an_alert_arrives_as_json_with_its_id_type_and_time(webhook: Webhook, alert_receiver: Any) -> None:
-    webhook.send(**ALERT)
+    webhook.send(ALERT)
 
     (arrival,) = alert_receiver.arrivals
     assert arrival.path == "/alerts"
@@ -41,6 +49,10 @@ def test_an_alert_arrives_as_json_with_its_id_type_and_time(webhook: Webhook, al
         "id": "1700000000000-0-down",
         "type": "service_down",
         "timestamp": arrival.body["timestamp"],
+        "status": "firing",
+        "severity": "critical",
+        "key": "elevenlabs:service_down",
+        "service": "elevenlabs",
         "subject": "ElevenLabs is down",
         "text": "3 calls wait. Grüße",
         "data": {"kind": "service_down", "service": "elevenlabs", "waiting": 3},
@@ -48,8 +60,8 @@ def test_an_alert_arrives_as_json_with_its_id_type_and_time(webhook: Webhook, al
 
 
 def test_every_retry_carries_the_same_id(webhook: Webhook, alert_receiver: Any) -> None:
-    webhook.send(**ALERT)
-    webhook.send(**ALERT)
+    webhook.send(ALERT)
+    webhook.send(ALERT)
 
     first, second = alert_receiver.arrivals
     assert first.headers["webhook-id"] == second.headers["webhook-id"] == "1700000000000-0-down" == first.body["id"]
@@ -57,7 +69,7 @@ def test_every_retry_carries_the_same_id(webhook: Webhook, alert_receiver: Any) 
 
 
 def test_an_id_that_is_no_ascii_is_percent_encoded(webhook: Webhook, alert_receiver: Any) -> None:
-    webhook.send(**(ALERT | {"alert_id": "frühling:1 a\r\nx-evil: 1"}))
+    webhook.send(replace(ALERT, id="frühling:1 a\r\nx-evil: 1"))
 
     (arrival,) = alert_receiver.arrivals
     assert arrival.headers["webhook-id"] == "fr%C3%BChling:1%20a%0D%0Ax-evil:%201" == arrival.body["id"]
@@ -72,7 +84,7 @@ def test_an_id_that_is_no_ascii_is_percent_encoded(webhook: Webhook, alert_recei
     ],
 )
 def test_a_receiver_can_verify_the_signature(alert_receiver: Any, secret: str, key: bytes) -> None:
-    Webhook(alert_receiver.url, secret).send(**ALERT)
+    Webhook(alert_receiver.url, secret).send(ALERT)
 
     (arrival,) = alert_receiver.arrivals
     headers = arrival.headers
@@ -81,8 +93,21 @@ def test_a_receiver_can_verify_the_signature(alert_receiver: Any, secret: str, k
     assert headers["webhook-signature"] == f"v1,{expected}"
 
 
+def test_the_signature_is_what_standard_webhooks_own_library_verifies(alert_receiver: Any) -> None:
+    secret = "whsec_" + base64.b64encode(b"\x00\xffbinary key").decode()
+    Webhook(alert_receiver.url, secret).send(ALERT)
+    Webhook(alert_receiver.url, "whsec_" + base64.b64encode(b"another").decode()).send(ALERT)
+    ours, forged = alert_receiver.arrivals
+
+    seen = standardwebhooks.Webhook(secret).verify(ours.raw, dict(ours.headers))
+
+    assert seen == ours.body
+    with pytest.raises(standardwebhooks.WebhookVerificationError):
+        standardwebhooks.Webhook(secret).verify(forged.raw, dict(forged.headers))
+
+
 def test_without_a_secret_nothing_is_signed(webhook: Webhook, alert_receiver: Any) -> None:
-    webhook.send(**ALERT)
+    webhook.send(ALERT)
 
     assert "webhook-signature" not in alert_receiver.arrivals[0].headers
 
@@ -91,7 +116,7 @@ def test_a_secret_that_is_no_base64_is_permanent_and_stays_out_of_the_text(alert
     secret = "whsec_" + "not base64!"
 
     with pytest.raises(PermanentError, match="WEBHOOK_SECRET") as caught:
-        Webhook(alert_receiver.url, secret).send(**ALERT)
+        Webhook(alert_receiver.url, secret).send(ALERT)
 
     assert "base64!" not in str(caught.value)
     assert caught.value.__suppress_context__
@@ -105,7 +130,7 @@ def test_any_2xx_is_a_success_whatever_its_body_says(
     body = "" if status == 204 else {"error": {"code": "quota_exceeded"}, "success": False}
     alert_receiver.replies = [alert_reply(status, body)]
 
-    webhook.send(**ALERT)
+    webhook.send(ALERT)
 
     assert len(alert_receiver.arrivals) == 1
 
@@ -114,9 +139,92 @@ def test_a_receiver_that_is_gone_is_permanent(webhook: Webhook, alert_receiver: 
     alert_receiver.replies = [alert_reply(410)]
 
     with pytest.raises(PermanentError, match="WEBHOOK_URL") as caught:
-        webhook.send(**ALERT)
+        webhook.send(ALERT)
 
     assert (caught.value.code, caught.value.status) == ("gone", 410)
+
+
+@pytest.mark.parametrize(
+    ("url", "key"),
+    [
+        ("https://hooks.slack.com/services/T0/B0/xyz", "text"),
+        ("https://discord.com/api/webhooks/1/xyz", "content"),
+        ("https://discordapp.com/api/webhooks/1/xyz", "content"),
+        ("https://canary.discord.com/api/v10/webhooks/1/xyz", "content"),
+        ("https://discord.com/api/webhooks/1/xyz/slack", "text"),
+        ("https://hooks.slack.com.example/services/T0", "type"),
+        ("https://example.com/hooks.slack.com/discord.com", "type"),
+    ],
+)
+def test_auto_goes_by_the_host(url: str, key: str) -> None:
+    assert key in Webhook(url)._body(ALERT, "7", datetime.now(UTC))
+
+
+def test_slack_gets_a_text_in_which_nobody_can_be_mentioned(alert_receiver: Any) -> None:
+    Webhook(alert_receiver.url, format="slack").send(replace(ALERT, text="<!channel> a & b"))
+
+    assert alert_receiver.arrivals[0].body == {"text": "ElevenLabs is down\n\n&lt;!channel&gt; a &amp; b"}
+
+
+def test_discord_gets_a_content_in_which_nobody_can_be_mentioned(alert_receiver: Any) -> None:
+    Webhook(alert_receiver.url, format="discord").send(replace(ALERT, text="@everyone <b>"))
+
+    assert alert_receiver.arrivals[0].body == {
+        "content": "ElevenLabs is down\n\n@everyone <b>",
+        "allowed_mentions": {"parse": []},
+    }
+
+
+@pytest.mark.parametrize(("form", "key", "limit"), [("discord", "content", 2000), ("slack", "text", 4000)])
+def test_what_is_too_long_for_a_chat_is_cut_with_a_mark(
+    alert_receiver: Any, form: Format, key: str, limit: int
+) -> None:
+    room = limit - len(f"{ALERT.subject}\n\n")
+    chat = Webhook(alert_receiver.url, format=form)
+
+    chat.send(replace(ALERT, text="x" * room))
+    chat.send(replace(ALERT, text="x" * (room + 1)))
+
+    fits, is_cut = (arrival.body[key] for arrival in alert_receiver.arrivals)
+    assert len(fits) == len(is_cut) == limit
+    assert fits.endswith("xxx")
+    assert is_cut.endswith("x\n[cut]")
+
+
+def test_a_chat_gets_the_same_id_on_every_retry_too(alert_receiver: Any) -> None:
+    Webhook(alert_receiver.url, format="slack").send(ALERT)
+
+    assert alert_receiver.arrivals[0].headers["webhook-id"] == ALERT.id
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "seconds"),
+    [
+        ({"message": "You are being rate limited.", "retry_after": 0.64, "global": False}, {"Retry-After": "1"}, 0.64),
+        ({"message": "You are being rate limited.", "retry_after": 64.57}, {}, 64.57),
+        ("<html>banned</html>", {"Retry-After": "600"}, 600),
+        ({"retry_after": "soon"}, {"Retry-After": "5"}, 5),
+        ({}, {}, None),
+    ],
+)
+def test_discord_says_in_the_body_how_long_to_wait(
+    alert_receiver: Any, alert_reply: Any, body: Any, headers: dict[str, str], seconds: float | None
+) -> None:
+    alert_receiver.replies = [alert_reply(429, body, headers)]
+
+    with pytest.raises(ThrottledError) as caught:
+        Webhook(alert_receiver.url, format="discord").send(ALERT)
+
+    assert caught.value.retry_after == seconds
+
+
+def test_a_429_is_a_throttle_whatever_its_body_says(webhook: Webhook, alert_receiver: Any, alert_reply: Any) -> None:
+    alert_receiver.replies = [alert_reply(429, {"error": {"code": "quota_exceeded"}, "retry_after": 7})]
+
+    with pytest.raises(ThrottledError) as caught:
+        webhook.send(ALERT)
+
+    assert caught.value.retry_after is None
 
 
 def test_too_many_requests_wait_as_long_as_the_receiver_says(
@@ -125,7 +233,7 @@ def test_too_many_requests_wait_as_long_as_the_receiver_says(
     alert_receiver.replies = [alert_reply(429, "", {"Retry-After": "12"})]
 
     with pytest.raises(ThrottledError) as caught:
-        webhook.send(**ALERT)
+        webhook.send(ALERT)
 
     assert caught.value.service == "webhook"
     assert caught.value.retry_after == 12
@@ -139,7 +247,7 @@ def test_a_failure_of_the_receiver_is_transient_whatever_its_body_says(
     alert_receiver.replies = [alert_reply(status, body)]
 
     with pytest.raises(TransientError) as caught:
-        webhook.send(**ALERT)
+        webhook.send(ALERT)
 
     assert caught.value.status == status
 
@@ -151,7 +259,7 @@ def test_a_refusal_is_permanent_and_no_redirect_is_followed(
     alert_receiver.replies = [alert_reply(status, {"error": "no"}, {"Location": f"{alert_receiver.url}/other"})]
 
     with pytest.raises(PermanentError) as caught:
-        webhook.send(**ALERT)
+        webhook.send(ALERT)
 
     assert caught.value.status == status
     assert len(alert_receiver.arrivals) == 1
@@ -162,7 +270,7 @@ def test_no_answer_is_transient(alert_receiver: Any, alert_reply: Any, answer: d
     alert_receiver.replies = [alert_reply(**answer)]
 
     with pytest.raises(TransientError):
-        Webhook(alert_receiver.url, timeout=(2, 0.2)).send(**ALERT)
+        Webhook(alert_receiver.url, timeout=(2, 0.2)).send(ALERT)
 
 
 def test_a_receiver_out_of_reach_is_transient() -> None:
@@ -170,10 +278,10 @@ def test_a_receiver_out_of_reach_is_transient() -> None:
         port = closed.getsockname()[1]
 
     with pytest.raises(TransientError):
-        Webhook(f"http://127.0.0.1:{port}/alerts", timeout=(2, 2)).send(**ALERT)
+        Webhook(f"http://127.0.0.1:{port}/alerts", timeout=(2, 2)).send(ALERT)
 
 
-@pytest.mark.parametrize("status", [400, 404, 500, None])
+@pytest.mark.parametrize("status", [400, 404, 429, 500, None])
 def test_no_piece_of_the_url_and_no_secret_is_in_any_text(alert_receiver: Any, alert_reply: Any, status: int) -> None:
     url = alert_receiver.url.replace("://", "://user:pass-word@") + "/services/T0TOKEN/B%2BTOKEN?key=q-token"
     echo = f"no {url} /services/T0TOKEN T0TOKEN B%2BTOKEN B+TOKEN q-token pass-word raw-signing-secret"
@@ -181,7 +289,7 @@ def test_no_piece_of_the_url_and_no_secret_is_in_any_text(alert_receiver: Any, a
     webhook = Webhook(url, "raw-signing-secret")
 
     with pytest.raises(ServiceError) as caught:
-        webhook.send(**ALERT)
+        webhook.send(ALERT)
 
     shown = "".join(traceback.format_exception(caught.value)) + repr(vars(caught.value)) + repr(webhook)
     for secret in ("TOKEN", "q-token", "pass-word", "raw-signing-secret", "services/T"):

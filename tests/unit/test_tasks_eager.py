@@ -12,12 +12,12 @@ import fakeredis
 import pytest
 
 from demo.stand_in import StandIn
-from resilience.call_store import State
+from resilience.call import State
 from resilience.config import load
 from resilience.errors import InvalidContact, PermanentError
 from resilience.scripts import Scripts
 from tasks import runtime
-from tasks.alerts import deliver
+from tasks.alerts import collect, deliver
 from tasks.calls import look_up, place_call
 from tasks.celery import app
 from tasks.producer import enqueue
@@ -124,6 +124,8 @@ def test_a_bad_payload_is_refused_and_changes_nothing(eager: runtime.Runtime, pa
 
     assert isinstance(result.result, InvalidContact)
     assert sum(eager.store.stats().values()) == 0
+    [(_, event)] = eager.scripts.client.xrange("{lineman}:events")
+    assert (event["event"], event["reason"]) == ("contact_refused", str(result.result))
 
 
 def test_enqueueing_twice_is_harmless(eager: runtime.Runtime) -> None:
@@ -134,10 +136,24 @@ def test_enqueueing_twice_is_harmless(eager: runtime.Runtime) -> None:
 
 def test_an_alert_reaches_its_channel_once(eager: runtime.Runtime, provider: StandIn) -> None:
     eager.breakers["elevenlabs"].control("open", by="test", reason="drill", now=1_000)
-    eager.outbox.collect(["webhook"], "test", now=1_001)
-    ((alert, channel),) = eager.outbox.take_due(now=1_002, again=60)
+    ((alert, channel),) = collect(eager)
 
     deliver.delay(alert, channel)
     deliver.delay(alert, channel)
 
-    assert [a.subject for a in provider.alerts.webhooks] == ["[Lineman] elevenlabs is down: circuit breaker open"]
+    [told] = provider.alerts.webhooks
+    assert told.subject.startswith("[Lineman] elevenlabs down since ")
+
+
+def test_an_error_that_nobody_named_is_told(eager: runtime.Runtime, provider: StandIn) -> None:
+    place_call.delay(contact=CONTACT, campaign="spring")
+    eager.scripts.client.set("{lineman}:call:spring:2", "no hash: a bug of ours, or a stranger's hand")
+
+    result = place_call.delay(call_id="spring:2")
+
+    assert result.failed()
+    events = [event for _, event in eager.scripts.client.xrange("{lineman}:events")]
+    assert [event["reason"] for event in events if event["event"] == "unknown_error"] == [
+        "ResponseError in tasks.calls.place_call"
+    ]
+    assert len(provider.rang) == 1
