@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo test lint run
+.PHONY: help install demo test chaos lint run
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -14,6 +14,10 @@ demo: .venv/.installed ## Play the scripted outage on real processes, with a ver
 
 test: .venv/.installed ## Run the whole test suite
 	@$(BIN)/python -m pytest
+
+chaos: .venv/.installed ## Kill, cut and stall everything under a campaign (SEED=1), then play each known trap of Celery's
+	@$(BIN)/python -m tests.chaos --seed $(or $(SEED),1)
+	@$(BIN)/python -m pytest tests/chaos
 
 lint: .venv/.installed ## Check style, types and import directions
 	$(BIN)/ruff check .
