@@ -18,6 +18,7 @@ from resilience.config import Retry, Settings, load
 from resilience.errors import ConfigError, TransientError
 from resilience.retry import next_delay
 from tasks import reconnect
+from tasks.deaf import Deaf
 from tasks.watchdog import Watchdog
 
 # The store and the policy decide when a retry is the last one; Celery's own bound is for workers that die.
@@ -84,7 +85,7 @@ reconnect.install()
 MODULES = ["tasks.alerts", "tasks.calls", "tasks.crm", "tasks.dispatch", "tasks.health"]
 app = MaskingCelery("tasks", task_cls=ResilientTask, include=MODULES)
 app.config_from_object("celeryconfig")
-app.steps["worker"].add(Watchdog)
+app.steps["worker"].update((Watchdog, Deaf))
 
 
 @signals.setup_logging.connect
