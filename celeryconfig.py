@@ -25,9 +25,8 @@ timezone = "UTC"
 # Classic queues on RabbitMQ: what a lost queue held, the dispatcher publishes again, and a quorum queue would neither
 # raise the prefetch for retries that wait nor take the messages of an app that declares the queue as Celery does.
 # Two queues, so that no number of slow calls delays dispatching, health checks and alerts. A misspelt queue is an
-# error, not a queue that nobody reads; `celery` is where another service's send_task without a queue ends, and the
-# calls workers read it too (tasks/celery.py).
-task_queues = [Queue(name, Exchange(name), routing_key=name) for name in ("calls", "control", "celery")]
+# error, not a queue that nobody reads.
+task_queues = [Queue(name, Exchange(name), routing_key=name) for name in ("calls", "control")]
 task_default_queue = "calls"
 task_create_missing_queues = False
 task_routes = {f"tasks.{name}.*": {"queue": "control"} for name in ("dispatch", "health", "alerts")}

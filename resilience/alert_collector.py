@@ -19,7 +19,7 @@ from resilience.alert_round import Alert, Situation, go_round
 from resilience.alerts import State, apply, key_of
 from resilience.incident import Incident, Kind, load
 from resilience.logger import log
-from resilience.scripts import UNREACHABLE, Scripts, ms, unavailable
+from resilience.scripts import Scripts, ms, reached
 
 KEPT = 30 * 24 * 3600
 PAGE = 1000
@@ -37,7 +37,7 @@ class Collector:
     def collect(self, *, now: float) -> int:
         """Takes in the new events and puts the alerts that are called for into the outbox. Returns how many."""
         told = 0
-        try:
+        with reached():
             full = True
             while full:
                 page: Any = partial(self._page, now=now)
@@ -45,8 +45,6 @@ class Collector:
                 full, alerts = read
                 self._log(alerts)
                 told += len(alerts)
-        except UNREACHABLE as exc:
-            raise unavailable(exc) from exc
         return told
 
     def _page(self, pipe: Any, now: float) -> tuple[bool, Sequence[Alert]]:
@@ -93,44 +91,36 @@ class Collector:
 
     def incidents(self) -> list[Incident]:
         """All that is known, the ones that fire and the ones that have just ended, the oldest first."""
-        try:
+        with reached():
             stored: Any = self.scripts.client.hgetall(self.key)
-        except UNREACHABLE as exc:
-            raise unavailable(exc) from exc
         stored.pop(CURSOR, None)
         return sorted((load(json.loads(text)) for text in stored.values()), key=lambda incident: incident.since)
 
     def get(self, kind: Kind, service: str) -> Incident | None:
         """One incident, None where there is none."""
-        try:
+        with reached():
             text: Any = self.scripts.client.hget(self.key, key_of(kind, service))
-        except UNREACHABLE as exc:
-            raise unavailable(exc) from exc
         return load(json.loads(text)) if text else None
 
     def silence(self, service: str, seconds: float, *, by: str) -> None:
         """Sends nothing of that service for so long; zero seconds end the silence."""
         key = self.scripts.key("silence", service)
-        try:
+        with reached():
             if seconds:
                 self.scripts.client.set(key, by, px=ms(seconds))
             else:
                 self.scripts.client.delete(key)
-        except UNREACHABLE as exc:
-            raise unavailable(exc) from exc
 
     def silences(self) -> dict[str, tuple[str, float]]:
         """Who silenced each service that is silenced, and for how many seconds yet."""
         client: Any = self.scripts.client
         found = {}
-        try:
+        with reached():
             for service in sorted({*self.situation.services, *self.situation.enabled, "dispatcher"}):
                 key = self.scripts.key("silence", service)
                 by, left = client.get(key), client.pttl(key)
                 if by is not None and left > 0:
                     found[service] = (by, left / 1000)
-        except UNREACHABLE as exc:
-            raise unavailable(exc) from exc
         return found
 
     def _silenced(self, pipe: Any, services: Collection[str]) -> frozenset[str]:

@@ -16,7 +16,7 @@ from resilience.alert_round import Alert, load_alert
 from resilience.alerts import key_of
 from resilience.incident import Kind, load
 from resilience.outbox import Outbox
-from resilience.scripts import UNREACHABLE, Scripts, ms, unavailable
+from resilience.scripts import Scripts, ms, reached
 
 T = TypeVar("T")
 KEPT = 30 * 24 * 3600
@@ -209,10 +209,8 @@ class AlertOutbox:
         return self.scripts.key("alerts", "off", channel)
 
     def _reach(self, step: Callable[[Any], T]) -> T:
-        try:
+        with reached():
             return step(self.scripts.client)
-        except UNREACHABLE as exc:
-            raise unavailable(exc) from exc
 
 
 def _member(id: str, channel: str) -> str:

@@ -148,7 +148,7 @@ class CallProcessor:
                     self.service.retry.initial_delay,
                     dialed=False,
                     used=False,
-                    reason=f"Redis may have forgotten a dial, and the look-up failed: {exc}",
+                    reason=f"an earlier dial may have rung, and the look-up failed: {exc}",
                     category=exc.category,
                 )
             # It proves nothing, and the last answer was a refusal: the retry goes on.

@@ -16,7 +16,7 @@ from resilience.circuit_breaker import policy_of
 from resilience.config import Settings
 from resilience.contacts import Contact
 from resilience.errors import InvalidContact
-from resilience.scripts import UNREACHABLE, Scripts, ms, unavailable
+from resilience.scripts import Scripts, ms, reached
 
 T = TypeVar("T")
 DIALER = "elevenlabs"  # the service whose gate every call goes through
@@ -172,24 +172,20 @@ class CallStore:
 
     def get(self, id: str) -> dict[str, str]:
         """A call's fields, empty where there is no such call."""
-        try:
+        with reached():
             call: Any = self.scripts.client.hgetall(self.scripts.key("call", id))
-        except UNREACHABLE as exc:
-            raise unavailable(exc) from exc
         return dict(call)
 
     def history(self, id: str) -> list[dict[str, Any]]:
         """A call's last events, oldest first; `at` is unix ms."""
-        try:
+        with reached():
             lines = self.scripts.client.lrange(self.scripts.key("history", id), 0, -1)
-        except UNREACHABLE as exc:
-            raise unavailable(exc) from exc
         return [json.loads(line) for line in lines]
 
     def calls(self, *, state: str | None = None, campaign: str | None = None) -> Iterator[dict[str, str]]:
         """All calls, or those of one state or campaign, a page at a time."""
         client = self.scripts.client
-        try:
+        with reached():
             # A scan may name a call more than once.
             ids = dict.fromkeys(id for id, _ in client.zscan_iter(self.scripts.key("calls"), count=BATCH))
             for id_batch in _batches(ids):
@@ -199,15 +195,11 @@ class CallStore:
                 for call in pipe.execute():
                     if call and state in (None, call["state"]) and campaign in (None, call["campaign"]):
                         yield call
-        except UNREACHABLE as exc:
-            raise unavailable(exc) from exc
 
     def stats(self) -> dict[str, int]:
         """How many calls stand in each state."""
-        try:
+        with reached():
             counts = self.scripts.client.hgetall(self.scripts.key("stats"))
-        except UNREACHABLE as exc:
-            raise unavailable(exc) from exc
         return {state.value: int(counts.get(state.value, 0)) for state in State}
 
     def _run(self, script: str, now: float | None, **args: Any) -> Any:

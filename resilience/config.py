@@ -129,7 +129,9 @@ class Alerts(Model):
     doubt_after: Seconds = 300.0
     quiet_hours: MaybeQuietHours = None
     routes: Routes = ()
-    retry: Retry = Retry(initial_delay=5, backoff_factor=2, max_attempts=13, max_delay=600, jitter=0.1)
+    retry: Retry = Retry(
+        initial_delay=5, backoff_factor=2, max_attempts=13, max_delay=600, jitter=0.1, max_retry_after=86_400
+    )
     channels: Channels = Channels()
 
 

@@ -24,6 +24,7 @@ class Kind(StrEnum):
     HEALTH_DOWN = "health_down"
     CHANNEL_BROKEN = "channel_broken"
     DISPATCHER_SILENT = "dispatcher_silent"
+    STORE_AWAY = "store_away"
     CALL_FAILED = "call_failed"
     CALL_NEEDS_REVIEW = "call_needs_review"
     CALL_DOUBT_LONG = "call_doubt_long"
@@ -46,8 +47,8 @@ class Kind(StrEnum):
         return self in ENDING
 
 
-ENDING = {Kind.SERVICE_DOWN, Kind.HEALTH_DOWN, Kind.CHANNEL_BROKEN, Kind.DISPATCHER_SILENT}
-CRITICAL = {Kind.SERVICE_DOWN, Kind.CALL_RANG_TWICE, Kind.DISPATCHER_SILENT}
+ENDING = {Kind.SERVICE_DOWN, Kind.HEALTH_DOWN, Kind.CHANNEL_BROKEN, Kind.DISPATCHER_SILENT, Kind.STORE_AWAY}
+CRITICAL = {Kind.SERVICE_DOWN, Kind.CALL_RANG_TWICE, Kind.DISPATCHER_SILENT, Kind.STORE_AWAY}
 # What an outage does to calls is told with the outage. A call that rang twice is no outage's doing.
 FOLDED = (Kind.CALL_FAILED, Kind.CALL_NEEDS_REVIEW, Kind.CALL_DOUBT_LONG, Kind.UNKNOWN_ERROR, Kind.SERVICE_THROTTLED)
 

@@ -5,11 +5,9 @@ A member that is handed out comes due again unless it is done, so a message that
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from resilience.scripts import UNREACHABLE, Scripts, unavailable
+from resilience.scripts import Scripts, reached
 
 
 class Outbox:
@@ -20,7 +18,7 @@ class Outbox:
 
     def take_due(self, *, now: float, again: float, most: int = 100) -> list[str]:
         """The members due, oldest first. Each comes due again after `again` seconds."""
-        with _reached():
+        with reached():
             members: Any = self.client.zrangebyscore(self.key, "-inf", now, start=0, num=most)
             if members:
                 self.client.zadd(self.key, dict.fromkeys(members, now + again), xx=True)
@@ -28,23 +26,15 @@ class Outbox:
 
     def later(self, member: str, at: float) -> None:
         """Comes due at that unix second instead, if it is still here."""
-        with _reached():
+        with reached():
             self.client.zadd(self.key, {member: at}, xx=True)
 
     def waits(self, member: str) -> bool:
         """Whether it is not done yet."""
-        with _reached():
+        with reached():
             return self.client.zscore(self.key, member) is not None
 
     def done(self, member: str) -> bool:
         """It is over. False: it was over before."""
-        with _reached():
+        with reached():
             return bool(self.client.zrem(self.key, member))
-
-
-@contextmanager
-def _reached() -> Iterator[None]:
-    try:
-        yield
-    except UNREACHABLE as exc:
-        raise unavailable(exc) from exc

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -52,35 +53,37 @@ class Scripts:
             given["now"] = ms(now)
         if name not in self._loaded:
             self._loaded[name] = self.client.register_script(source(name))
-        try:
+        with reached():
             return json.loads(self._loaded[name](keys=[self.prefix], args=[json.dumps(given)]))
-        except UNREACHABLE as exc:
-            raise unavailable(exc) from exc
-        except redis.ResponseError as exc:
-            if not REFUSED.search(str(exc)):
-                raise
-            raise unavailable(exc) from exc
 
     def tell(self, event: str, **fields: str) -> None:
         """Writes an event that no script writes into the stream: one that changes nothing in the store."""
-        try:
+        with reached():
             clock: Any = self.client.time()
             seconds, micros = clock
             entry: dict[Any, Any] = {"event": event, "at": str(seconds * 1000 + micros // 1000), **fields}
             self.client.xadd(self.key("events"), entry, maxlen=EVENTS_KEPT)
-        except UNREACHABLE as exc:
-            raise unavailable(exc) from exc
 
     def take_slot(self, name: str, seconds: float) -> bool:
         """Whether the caller is the first to ask for `name` in the last `seconds`: one runner a slot."""
-        try:
+        with reached():
             return bool(self.client.set(self.key("slot", name), "taken", nx=True, px=max(1, ms(seconds))))
-        except UNREACHABLE as exc:
-            raise unavailable(exc) from exc
 
 
-def unavailable(exc: Exception) -> StoreUnavailable:
-    """The store's own error for a failure to reach Redis."""
+@contextmanager
+def reached() -> Iterator[None]:
+    """Turns a Redis that is out of reach, or takes no writes, into StoreUnavailable."""
+    try:
+        yield
+    except UNREACHABLE as exc:
+        raise _unavailable(exc) from exc
+    except redis.ResponseError as exc:
+        if not REFUSED.search(str(exc)):
+            raise
+        raise _unavailable(exc) from exc
+
+
+def _unavailable(exc: Exception) -> StoreUnavailable:
     kind = type(exc).__name__
     return StoreUnavailable(
         f"Redis is out of reach ({kind}); nothing is dialed until it is back",

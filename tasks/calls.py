@@ -15,9 +15,11 @@ from resilience.logger import log
 from tasks.celery import ResilientTask, app
 from tasks.runtime import runtime
 
+ID_CHARS = 300  # a campaign, a colon, and a contact's id
+
 
 class CallTask(ResilientTask):
-    """A retry names the call alone, so that a phone number travels once at most."""
+    """A retry names the call alone: once the store has the contact, its phone number does not travel any more."""
 
     def retry(self, args: Any = None, kwargs: Any = None, exc: Exception | None = None, **options: Any) -> Any:
         known = getattr(exc, "call_id", None)
@@ -48,7 +50,9 @@ def place_call(
         raise
     result = runtime().processor.process(id, contact=who, campaign=campaign, early_ok=bool(self.request.is_eager))
     if result.retry_in is not None:
-        again = TransientError(f"{id}: {result.error}", service=DIALER, retry_after=result.retry_in)
+        again = TransientError(
+            f"{id}: {result.error or 'the look-up before the dial failed'}", service=DIALER, retry_after=result.retry_in
+        )
         again.call_id = id  # type: ignore[attr-defined]
         if result.retry_in > runtime().settings.longest_countdown and not self.request.is_eager:
             return {"call_id": id, "state": result.state, "retry_in": result.retry_in}
@@ -61,10 +65,10 @@ def place_call(
 def _payload(contact: Any, campaign: Any, call_id: Any, extra: Any, unknown: Any) -> tuple[Any, str]:
     if extra or unknown:
         raise InvalidContact(f"unknown arguments: {', '.join(sorted(unknown)) or f'{len(extra)} positional'}")
-    if contact is None and isinstance(call_id, str) and call_id:
+    if contact is None and isinstance(call_id, str) and 0 < len(call_id) <= ID_CHARS and call_id.isprintable():
         return None, call_id
     if contact is None:
-        raise InvalidContact("contact: is missing")
+        raise InvalidContact("contact: is missing" if call_id is None else "call_id: is none")
     if call_id is not None:
         raise InvalidContact("call_id: does not go with a contact")
     who = parse(contact)

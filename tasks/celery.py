@@ -96,14 +96,6 @@ def _log_as_json(**_: Any) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-@signals.celeryd_after_setup.connect
-def _read_the_default_queue(instance: Any, **_: Any) -> None:
-    # A message there is somebody's contact, sent by an app that knows nothing of our queues.
-    queues = instance.app.amqp.queues
-    if "calls" in queues.consume_from:
-        queues.select_add(queues["celery"])
-
-
 @signals.celeryd_init.connect
 def _refuse_without_keys(**_: Any) -> None:
     if settings.missing:

@@ -38,6 +38,10 @@ def dispatch() -> dict[str, int]:
     rules = rt.settings.calls.dispatch
     if not rt.scripts.take_slot("dispatch", rules.interval / 2):
         return {}
+    if app.conf.broker_url == rt.settings.redis.url:
+        # Sent by an app that names no queue: somebody's contact, in a list that none of our workers reads.
+        strays = {"from": "celery", "to": "calls", "task": place_call.name, "most": rules.feed}
+        rt.scripts.run("adopt_strays", strays)
     placed = looked_up = 0
     more = True
     try:

@@ -2,22 +2,29 @@
 
 With them the alerts would be silent, too. So a thread of the worker's main process looks at the time of the
 dispatcher's last tick; while that is too long ago, it does the alerts' work itself, and sends from here. One worker
-of the fleet looks at a time. When the ticks are back, so is the usual way, which tells that.
+of the fleet looks at a time. When the ticks are back, so is the usual way, which tells that. A Redis that is out of
+reach holds no alert: that, and its end, is told from memory, once a process.
 """
 
 from __future__ import annotations
 
+import logging
+import socket
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 from celery import bootsteps
 
 from resilience.alert_outbox import EVENTS_KEPT
-from resilience.errors import LinemanError
-from resilience.incident import Kind
+from resilience.alert_round import Alert
+from resilience.alert_text import render
+from resilience.errors import LinemanError, StoreUnavailable
+from resilience.incident import Incident, Kind, Word
 from resilience.logger import log
-from resilience.scripts import UNREACHABLE, Scripts, ms, unavailable
+from resilience.scripts import Scripts, ms, reached
+from services.message import Message
 
 INTERVAL = 10.0  # seconds between looks
 SILENT = 60.0  # seconds without a tick that are told
@@ -46,11 +53,23 @@ def watch(stopped: threading.Event, interval: float = INTERVAL, silent: float = 
     from tasks.runtime import runtime  # noqa: PLC0415 it needs the app that this module is a part of
 
     began = time.time()
+    away: Incident | None = None
     while not stopped.wait(interval):
         try:
             look(runtime(), began, interval, silent)
+            if away and away.told:
+                say(runtime(), Word.RESOLVED, replace(away, ended=time.time()))
+            away = None
+        except StoreUnavailable as exc:
+            now = time.time()
+            began = now  # the dispatcher has been away with Redis: it gets its time to come back
+            away = away or Incident("redis", Kind.STORE_AWAY, since=now, fired=now, at=now, reason=str(exc))
+            log("store_away", level=logging.ERROR, service="redis", reason=str(exc), next_action="it looks again")
+            if not away.told and now - away.since >= silent:
+                away = replace(away, told=now)
+                say(runtime(), Word.FIRST, away)
         except LinemanError as exc:
-            log("watchdog_failed", reason=str(exc), next_action="it looks again")
+            log("watchdog_failed", level=logging.ERROR, reason=str(exc), next_action="it looks again")
         except Exception:  # noqa: BLE001 whatever it is, the next look may find it gone
             log("watchdog_failed", exc_info=True, next_action="it looks again")
 
@@ -77,17 +96,26 @@ def look(rt: Any, began: float, interval: float = INTERVAL, silent: float = SILE
     return [carry(rt, id, channel) for id, channel in collect(rt)].count("sent")
 
 
+def say(rt: Any, word: Word, incident: Incident) -> None:
+    """Tells this straight through the channels, each once: there is no outbox without Redis."""
+    id = f"{ms(incident.since)}-{socket.gethostname()}-{word}"
+    alert = Alert(id, time.time(), ((word, incident),), rt.collector.situation.channels(incident))
+    message = Message(**render(alert, rt.settings.secrets))
+    for channel in alert.channels:
+        try:
+            rt.channels[channel].send(message)
+            log("alert_sent", service=channel, alert_id=id, kind=message.kind, subject=message.subject)
+        except LinemanError as exc:
+            log("alert_failed", level=logging.ERROR, service=channel, alert_id=id, reason=str(exc), next_action="none")
+
+
 def _last_tick(scripts: Scripts) -> float:
-    try:
+    with reached():
         at: Any = scripts.client.get(scripts.key("dispatched"))
-    except UNREACHABLE as exc:
-        raise unavailable(exc) from exc
     return int(at or 0) / 1000
 
 
 def _tell(scripts: Scripts, event: str, at: float, reason: str = "") -> None:
     fields: Any = {"event": event, "at": ms(at), "service": "dispatcher", "reason": reason}
-    try:
+    with reached():
         scripts.client.xadd(scripts.key("events"), fields, maxlen=EVENTS_KEPT)
-    except UNREACHABLE as exc:
-        raise unavailable(exc) from exc

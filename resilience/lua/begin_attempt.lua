@@ -5,21 +5,9 @@
 -- Returns {answer: go | deferred | duplicate | early | unknown, state, breaker_state, ...}.
 -- Invariant: only queued and retrying calls are claimed, by one owner; a refused call used no attempt. A store that
 -- went back in time may have forgotten a dial: what is older than that is claimed only when the lease of such a dial
--- is over, and must be looked up.
+-- is over, and must be looked up. So must a call that a person has dialed again after look-ups without an answer.
 local AGAIN = 3600000 -- ms within which a list whose acceptance was forgotten is sent again
 local LOOK_BACK = 2 * AGAIN
-
--- A server that restarted or took over has a new run id; whoever sees it first writes down when.
-local function went_back_at()
-  local info = redis.pcall('INFO', 'server')
-  local run = type(info) == 'string' and string.match(info, 'run_id:(%x+)')
-  local known = hash(key('server'))
-  if run and known.run_id ~= run then
-    write(key('server'), known, {run_id = run, went_back_at = known.run_id and now or 0})
-  end
-  redis.call('PEXPIRE', key('server'), int(a.retention * 2))
-  return num(known.went_back_at)
-end
 
 local c = call_load(a.id)
 if not c and a.contact then c = call_create(a.contact, a.service) end
@@ -45,7 +33,7 @@ end
 local back = went_back_at()
 local forgotten = back > 0 and num(c.created) <= back + AGAIN and (num(c.first_dial) <= back or c.must_look)
 if forgotten and back + a.lease > now then
-  write(c.key, c, {not_before = back + a.lease})
+  write(c.key, c, {not_before = back + a.lease, reason = 'Redis restarted: a dial it may have forgotten is waited for'})
   redis.call('ZADD', key('due'), c.not_before, c.id)
   return cjson.encode({answer = 'early', state = c.state, attempts = num(c.attempts), breaker_state = g.state})
 end
@@ -64,6 +52,7 @@ end
 local lease_end = now + a.lease
 call_move(c, 'dialing', lease_end, 'call_dialing',
   {owner = a.owner, attempts = num(c.attempts) + 1, dials = num(c.dials) + 1, gen = num(g.gen), not_before = false,
-    first_dial = c.first_dial or now, must_look = forgotten and 1 or false, reason = false, category = false},
+    first_dial = c.first_dial or now, must_look = (forgotten or c.doubtful) and 1 or false, reason = false,
+    category = false},
   {attempt_id = c.id .. ':' .. int(num(c.dials) + 1), breaker_state = g.state})
 return go(g)

@@ -19,8 +19,8 @@ if a.action == 'retry' and (c.state == 'failed' or c.state == 'needs_review' or 
   redis.call('PERSIST', key('history', c.id))
   redis.call('PERSIST', key('calls'))
   redis.call('ZADD', key('calls'), '+inf', c.id)
-  call_move(c, 'queued', now, 'call_requeued', {attempts = 0, not_before = false, reason = false,
-    category = false}, {})
+  call_move(c, 'queued', now, 'call_requeued', {attempts = 0, doubtful = c.state == 'needs_review' and 1 or false,
+    not_before = false, reason = false, category = false}, {})
   call_wait(c)
   return done()
 end

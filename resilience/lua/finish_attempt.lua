@@ -25,6 +25,8 @@ local id = attempt_id(c)
 local changes = {owner = false, gen = false, finished = a.owner, reason = a.reason or false,
   category = a.category or false}
 if not a.used then changes.attempts = num(c.attempts) - 1 end
+-- Before a doubtful call is dialed, a look-up has worked and found nothing.
+if a.dialed then changes.doubtful = false end
 if not a.dialed then
   changes.dials = num(c.dials) - 1
   if changes.dials == 0 then changes.first_dial = false end

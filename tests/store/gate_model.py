@@ -98,6 +98,7 @@ class GateModel:
         self.checks.append(good)
         self.bad_since_held |= not good and self.state == "held"
         rose, fell = self.checks[-RISE:] == [True] * RISE, self.checks[-FALL:] == [False] * FALL
+        before = self.state
         if rose and self.down:
             self.down = False
             self.events.append("health_up")
@@ -110,6 +111,9 @@ class GateModel:
                 self._open(now, 0)
         if rose and self.state == "held" and self.held_by == "breaker" and self.bad_since_held:
             self._move("half_open", "service_released", now)
+        long = self.checks[-2 * RISE :] == [True] * 2 * RISE
+        if long and before == self.state == "half_open" and not any(end > now for end in self.lent.values()):
+            self._close(now)  # nobody waits in this model to be the probe
 
     def _count(self, outcome: str, code: str, retry_after: int, now: int) -> None:
         if outcome == "refused":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import pytest
@@ -271,3 +272,18 @@ def test_a_gate_s_view_says_when_the_next_call_may_go(store: CallStore, gate: Ci
     seen = look(gate, T0 + 12)
 
     assert (seen["retry_after"], seen["deferred"]) == (18_000, 1)
+
+
+def test_a_call_sent_without_a_queue_is_adopted_and_somebody_else_s_message_is_not(
+    client: redis.Redis, scripts: Scripts
+) -> None:
+    ours = json.dumps({"body": "W10=", "headers": {"task": "tasks.calls.place_call", "id": "1"}})
+    theirs = [json.dumps({"body": "W10=", "headers": {"task": "shop.send_invoice"}}), "no JSON", "[]", '{"headers": 7}']
+    client.lpush("celery", theirs[0], ours, *theirs[1:])
+    strays = {"from": "celery", "to": "calls", "task": "tasks.calls.place_call", "most": 100}
+
+    moved = [scripts.run("adopt_strays", strays), scripts.run("adopt_strays", strays)]
+
+    assert moved == [1, 0]
+    assert client.lrange("calls", 0, -1) == [ours]
+    assert client.lrange("celery", 0, -1) == theirs[::-1]

@@ -13,7 +13,7 @@ from resilience.circuit_breaker import CircuitBreaker
 from resilience.config import Settings
 from resilience.errors import PermanentError, ServiceError, ThrottledError, TransientError
 from tests.store.steps import HELD as DIAL_WITH_A_DEAD_KEY
-from tests.store.steps import T0, add, attempt, gate_events, look, refused, trip
+from tests.store.steps import T0, add, attempt, contact, gate_events, look, refused, trip
 from tests.support import dump
 
 DOWN = TransientError("503", service=DIALER, counts=True)
@@ -100,3 +100,24 @@ def test_anything_but_a_service_s_error_is_a_bug_and_changes_nothing(
         healthcheck.check(DIALER, Broken(), gate, settings.services[DIALER])
 
     assert dump(client) == {}
+
+
+def test_where_no_call_waits_to_be_the_probe_health_closes_the_gate(gate: CircuitBreaker, settings: Settings) -> None:
+    """An outage that ended with an empty queue was told as one that goes on, every four hours."""
+    check(gate, settings, DOWN, DOWN, DOWN, None, None)
+    assert look(gate)["state"] == "half_open"
+
+    check(gate, settings, None, None)
+
+    assert look(gate)["state"] == "closed"
+    assert gate_events(gate)[-1] == "breaker_closed"
+
+
+def test_where_a_call_waits_it_is_the_probe(gate: CircuitBreaker, settings: Settings, store: CallStore) -> None:
+    check(gate, settings, DOWN, DOWN, DOWN)
+    store.enqueue([contact("1")], "spring")
+    assert store.begin("spring:1", "me").state == "deferred"
+
+    check(gate, settings, None, None, None, None, None)
+
+    assert look(gate)["state"] == "half_open"

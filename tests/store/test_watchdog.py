@@ -15,6 +15,8 @@ from kombu import Queue
 
 from demo.stand_in import StandIn
 from resilience.config import load
+from resilience.redis_client import connect
+from resilience.redis_server import RedisServer
 from resilience.scripts import Scripts
 from tasks import runtime
 from tasks.celery import app as tasks_app
@@ -127,3 +129,25 @@ def test_only_workers_that_take_calls_have_it(queues: list[str], has: bool) -> N
 
     assert Watchdog(worker).include_if(worker) is has
     assert Watchdog in tasks_app.steps["worker"]
+
+
+def test_a_redis_out_of_reach_is_told_from_memory_and_so_is_its_return(tmp_path: Path, provider: StandIn) -> None:
+    """Neither an event nor an outbox can be had without it; nobody was told of it before."""
+    environment = {"ELEVEN_API_KEY": "key", "WEBHOOK_URL": f"{provider.url}/webhook"}
+    settings = load(str(ROOT / "config.yml"), environment)
+    with RedisServer(tmp_path / "redis") as server:
+        runtime.install(runtime.build(settings, Scripts(connect(server.url, connect_timeout=0.1, timeout=0.1))))
+        stopped = threading.Event()
+        thread = threading.Thread(target=watch, args=(stopped, 0.02, 0.2))
+        server.stop()
+        thread.start()
+        try:
+            wait_until(lambda: told(provider) == ["Redis out of reach"], what="the alert")
+            server.start()
+            wait_until(lambda: len(told(provider)) > 1, what="the end")
+        finally:
+            stopped.set()
+            thread.join(5)
+            runtime.install(None)
+
+    assert told(provider)[1].startswith("resolved: Redis answers again")

@@ -11,13 +11,14 @@ import time
 import pytest
 import redis
 
-from resilience.call import State
+from resilience.call import Claim, State, Verdict
 from resilience.call_processor import CallProcessor
 from resilience.call_store import CallStore
+from resilience.circuit_breaker import Outcome, Report
 from resilience.config import Settings
 from resilience.errors import TransientError
 from resilience.scripts import Scripts
-from tests.store.steps import LEASE, PLACED, T0, add, attempt, claim, make_settings, refused
+from tests.store.steps import DOUBT, LEASE, PLACED, RETRY, T0, add, attempt, claim, make_settings, refused
 
 SERVER = "{lineman}:server"
 
@@ -144,3 +145,40 @@ def test_a_forgotten_dial_is_adopted_and_nothing_is_dialed_on_a_guess(
     assert result.state == state
     assert store.get(id).get("conversation_id") == conversation
     assert provider.dials == dials
+
+
+def test_the_dispatcher_sees_a_restart_so_that_a_call_much_later_does_not_wait(
+    real_redis: redis.Redis, store: CallStore
+) -> None:
+    store.dispatch(9, now=T0)
+    [id] = add(store, "1")
+    restart(real_redis)
+    store.dispatch(9, now=T0 + 1)
+
+    assert claim(store, id, T0 + 600).must_look
+
+
+def test_a_call_that_needed_review_is_not_dialed_again_on_a_guess(real_redis: redis.Redis, store: CallStore) -> None:
+    """Its dial's answer was lost, and so were the look-ups': a person's retry must not ring twice either."""
+    [id] = add(store, "1")
+    attempt(store, id, DOUBT)
+    real_redis.hset(f"{{lineman}}:call:{id}", "state", "needs_review")
+    assert store.command(id, "retry", now=T0 + 60).answer == "done"
+
+    nobody_knows = Verdict(State.RETRYING, Report(Outcome.IGNORED), delay=5, dialed=False, used=False)
+    assert claim(store, id, T0 + 61).must_look
+    with_error = claim_again(store, id, nobody_knows)
+    not_there = store.finish(with_error, RETRY, now=T0 + 80)
+
+    assert with_error.must_look
+    assert not_there.state == State.RETRYING
+    assert not claim(store, id, T0 + 200).must_look
+
+
+def claim_again(store: CallStore, id: str, verdict: Verdict) -> Claim:
+    """Ends the running attempt with this verdict and begins the next."""
+    owner = store.get(id)["owner"]
+    running = store.begin(id, owner, now=T0 + 62)
+    assert isinstance(running, Claim)
+    store.finish(running, verdict, now=T0 + 63)
+    return claim(store, id, T0 + 70)

@@ -116,6 +116,7 @@ def test_a_lost_answer_is_looked_up(eager: runtime.Runtime, provider: StandIn) -
         {"contact": CONTACT, "x": 1},
         {"contact": CONTACT, "campaign": None},
         {"call_id": 7},
+        {"call_id": "\ud800"},
         {"contact": CONTACT, "call_id": "spring:1"},
     ],
 )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from demo.processes import ROOT
+from demo.processes import ROOT, Processes
 from tests.support import wait_until
 
 Config = Callable[..., Path]
@@ -114,3 +114,15 @@ def test_a_config_that_cannot_be_used_is_told_in_a_sentence(tmp_path: Path, temp
     assert process.returncode == 1
     assert "max_attempts must be" in errors
     assert "Traceback" not in errors
+
+
+def test_the_demo_pages_nobody_and_writes_to_no_redis_of_the_caller_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = re.findall(r"^([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE)
+    for name in names:
+        monkeypatch.setenv(name, "the caller's own")
+
+    env = Processes(tmp_path, ROOT / "config.yml").env
+
+    assert [name for name in names if env.get(name) == "the caller's own"] == []

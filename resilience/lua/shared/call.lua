@@ -65,3 +65,17 @@ local function call_create(n, service)
 end
 
 local function attempt_id(c) return c.id .. ':' .. c.dials end
+
+-- A server that restarted or took over has a new run id; whoever sees it first writes down when.
+local function went_back_at()
+  local info = redis.pcall('INFO', 'server')
+  local run = type(info) == 'string' and string.match(info, 'run_id:(%x+)')
+  local known = hash(key('server'))
+  if run and known.run_id ~= run then
+    write(key('server'), known, {run_id = run, went_back_at = known.run_id and now or 0})
+    -- Only here, and by the dispatcher after its first write: after an expiry, which needs no memory, a full Redis
+    -- would let the rest of a script pass.
+    redis.call('PEXPIRE', key('server'), int(a.retention * 2))
+  end
+  return tonumber(known.went_back_at or 0)
+end
