@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from demo.processes import ROOT, Processes
-from demo.scenario import Scenario, StepFailed, Verdict
+from demo.scenario import SIGNALS, Scenario, StepFailed, Stopped, Verdict, stop
 from demo.timeline import Timeline
 from resilience.call_store import DIALER
 from resilience.config import load
@@ -28,8 +28,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
     parser.add_argument("--config", type=Path, default=ROOT / "config.yml", help="the config.yml to play with")
     config = parser.parse_args().config.resolve()
-    # Ended from outside, everything is taken down as after Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, stop)
     try:
         settings = load(str(config))
         timeline = Timeline(settings.services[DIALER].retry.max_attempts - 1)
@@ -42,9 +42,9 @@ def main() -> int:
     except (StepFailed, ConfigError, RuntimeError) as exc:
         print(f"FAILED: {exc}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except Stopped:
         print("Stopped; everything that was started has ended.", file=sys.stderr)
-        return 130
+        return 128 + SIGNALS[0]
     return show(verdict, timeline)
 
 

@@ -30,6 +30,21 @@ TOLERANCE = 1.5  # seconds that a dial may be late beyond its delay
 CHANNELS = {"email": "mails", "telegram": "telegrams", "webhook": "webhooks"}
 
 
+class Stopped(BaseException):
+    """The demo was told to stop, by a signal."""
+
+
+# Signals that have come. One that arrives inside somebody's `__del__` raises in vain: the next wait asks here.
+SIGNALS: list[int] = []
+
+
+def stop(signum: int, _frame: object) -> None:
+    """The handler of the signals that end the demo. A second one does not cut the clearing up short."""
+    if not SIGNALS:
+        SIGNALS.append(signum)
+        raise Stopped
+
+
 class StepFailed(Exception):
     """A step was not observed. The message says which, what was waited for and what was seen."""
 
@@ -182,6 +197,8 @@ class Scenario:
         """Waits for a condition, and shows what happens meanwhile."""
         deadline = time.monotonic() + seconds
         while True:
+            if SIGNALS:
+                raise Stopped
             self.pump()
             seen = condition()
             if seen:
