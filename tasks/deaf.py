@@ -2,7 +2,8 @@
 
 `inspect ping` is answered over another connection, so a worker that is deaf to its queue still says pong. What counts
 is the queue itself: messages wait in it, the worker has a process to spare, and it takes none of them. A thread of the
-main process looks; it ends the worker after twice the time at which a message counts as lost.
+main process looks; it ends the worker after twice the time at which a message counts as lost. It also ends one that was
+told to stop and has not: Celery 5.7.0 hangs where the order comes while it reconnects to its broker.
 """
 
 from __future__ import annotations
@@ -42,8 +43,13 @@ def watch(worker: Any, stopped: threading.Event) -> None:
     from tasks.celery import settings  # noqa: PLC0415 it needs the app that this module is a part of
 
     limit = 2 * settings.calls.dispatch.republish
-    taken, in_vain = -1, 0
+    taken, in_vain, stopping = -1, 0, 0.0
     while not stopped.wait(limit / LOOKS):
+        ordered = state.should_stop is not None or state.should_terminate is not None
+        stopping = (stopping or time.monotonic()) if ordered else 0.0
+        if stopping and time.monotonic() - stopping > settings.task_time_limit:
+            log("worker_stuck", level=logging.ERROR, reason="it was told to stop, and did not", next_action="it ends")
+            os._exit(1)
         before, taken = taken, state.all_total_count[0]
         # Looks are counted, not seconds: while the process is suspended it has no chance to take anything.
         in_vain = in_vain + 1 if taken == before and _could_take(worker) else 0

@@ -1,6 +1,6 @@
 """The schedule of a campaign: which fault comes when, all of it drawn from one seed.
 
-Every kind comes once before any comes again. Times are seconds from the start.
+Every kind comes at least once. Times are seconds from the start.
 """
 
 from __future__ import annotations
@@ -10,22 +10,35 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from tests.chaos.policy import LEASE_S, LOOK_UP
 from tests.chaos.proxy import CUTS
 
 CALLS, CONTROL, BEATS = ("calls-1", "calls-2"), ("control-1", "control-2"), ("beat-1", "beat-2")
 WARM_UP_S = 2.0
 WAVE_S = 7.0
-PER_FAULT_S = 2.5
+PER_FAULT_S = 2.0
+OFTEN = ("kill", "kill", "suspend")  # besides their turn: what interrupts a dial
 # What a dial meets. Those that are accepted ring whatever the answer is.
 DIALS = {
-    "ok": 46, "slow": 12, "unavailable": 7, "rate_limited": 4, "internal_error": 3, "accept_then_500": 6,
-    "accept_then_fin": 4, "accept_then_rst": 4, "accept_then_silence": 4, "accept_then_truncated": 4,
-    "accept_then_not_json": 2, "closed_unread": 4,
+    "ok": 20,
+    "slow": 70,
+    "unavailable": 7,
+    "rate_limited": 4,
+    "internal_error": 3,
+    "accept_then_500": 6,
+    "accept_then_fin": 4,
+    "accept_then_rst": 4,
+    "accept_then_silence": 4,
+    "accept_then_truncated": 4,
+    "accept_then_not_json": 2,
+    "closed_unread": 4,
+    "invalid_number": 3,
 }
 # What a look-up meets: the list shows a call only after a while, and an error proves nothing.
 LOOK_UPS = {"list_lag": 60, "ok": 20, "unavailable": 8, "invalid_api_key": 6, "closed_unread": 6}
-# Seconds of the slow answers, the silence, the lag of the list; whole ones up from it are the Retry-After.
-WEATHER = (0.2, 0.6, 1.4)
+LAG_S = 1.4  # of the list; below what passes between a dial, however late, and the last of its look-ups
+# Seconds of the slow answers and the silence; whole ones up from it are the Retry-After.
+WEATHER = (0.3, 0.6, 0.9, 1.4)
 
 
 @dataclass(frozen=True)
@@ -39,7 +52,7 @@ class Fault:
 
     def __str__(self) -> str:
         lasting = f" for {self.seconds:.1f} s" if self.seconds else ""
-        return f"{self.at:6.1f} s  {self.kind} {self.target}".rstrip() + lasting
+        return f"{self.kind} {self.target}{lasting}"
 
 
 @dataclass(frozen=True)
@@ -53,7 +66,7 @@ class Plan:
     twice: bool
 
 
-def _kinds(lease: float, give_up: float) -> dict[str, Any]:
+def _kinds() -> dict[str, Any]:
     """Each kind's targets and the least and most seconds that it lasts."""
     return {
         "kill": (CALLS, 0, 0),
@@ -62,13 +75,13 @@ def _kinds(lease: float, give_up: float) -> dict[str, Any]:
         "kill_child": (CALLS, 0, 0),
         "terminate": (CALLS, 0, 0),
         "terminate_group": (CALLS, 0, 0),
-        "suspend": (CALLS, lease + 0.3, lease + 2.5),
+        "suspend": (CALLS, LEASE_S + 0.3, LEASE_S + 1.5),
         "kill_redis": (("redis",), 0.1, 3),
         "stall_redis": (("redis",), 1, 6),
         "cut": (CUTS, 0, 0),
         "stall_network": (("proxy",), 1, 5),
         "outage": (("elevenlabs",), 1, 4),
-        "refuse_look_ups": (("elevenlabs",), 2, give_up + 3),
+        "refuse_look_ups": (("elevenlabs",), 5, LOOK_UP["give_up"] + 4),
         "weather": ([str(seconds) for seconds in WEATHER], 0, 0),
         "repeat_messages": (("all",), 0, 0),
         "send_contacts": (("all",), 0, 0),
@@ -76,12 +89,13 @@ def _kinds(lease: float, give_up: float) -> dict[str, Any]:
     }
 
 
-def plan(seed: int, contacts: int, seconds: float, *, lease: float, give_up: float) -> Plan:
+def plan(seed: int, contacts: int, seconds: float) -> Plan:
     """The campaign of a seed."""
     random = Random(seed)
-    kinds = _kinds(lease, give_up)
-    number = max(len(kinds), round(seconds / PER_FAULT_S))
-    names = [name for _ in range(math.ceil(number / len(kinds))) for name in random.sample(sorted(kinds), len(kinds))]
+    kinds = _kinds()
+    menu = sorted([*kinds, *OFTEN])
+    number = max(len(menu), round(seconds / PER_FAULT_S))
+    names = [name for _ in range(math.ceil(number / len(menu))) for name in random.sample(menu, len(menu))]
     faults = []
     for name, at in zip(names, sorted(random.uniform(WARM_UP_S, seconds) for _ in range(number)), strict=False):
         targets, least, most = kinds[name]

@@ -17,5 +17,6 @@ __all__ = ["app"]
 @signals.after_task_publish.connect
 def _again(body: Any = None, exchange: str = "", routing_key: str = "", headers: Any = None, **_: Any) -> None:
     with app.pool.acquire(block=True) as connection, connection.Producer() as producer:
-        producer.publish(body, exchange=exchange, routing_key=routing_key, headers=headers, serializer="json",
-                         delivery_mode=2)
+        producer.publish(
+            body, exchange=exchange, routing_key=routing_key, headers=headers, serializer="json", delivery_mode=2
+        )

@@ -1,0 +1,29 @@
+"""A whole campaign under fire, in its short form. The long one is `python -m tests.chaos --seed N`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from demo.processes import ROOT
+
+SEED = 1
+REGRESSIONS: tuple[int, ...] = ()  # seeds that once failed, each with what was wrong
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("seed", [SEED, *REGRESSIONS])
+def test_no_contact_is_lost_and_none_is_dialed_twice(seed: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.chaos", "--short", "--seed", str(seed)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=170,
+        check=False,
+    )
+
+    print(done.stdout)
+    assert done.returncode == 0, done.stderr
