@@ -89,8 +89,11 @@ class Scenario:
 
     def retries(self) -> None:
         self.timeline.step("1. The provider answers 503. One contact is called.")
-        self._control("outage", service=DIALER)
+        # The rest fails from the first dial on: health must not shut the gate while this call is retried.
+        self._control("fault", service=DIALER, endpoint="dial", kind="unavailable")
         self._enqueue([FIRST])
+        self.until("dial 1 of 4", 10, self.dials)
+        self._control("outage", service=DIALER)
         expected = self._expected_dials()
         for n, due in enumerate(expected):
             wait = due - (expected[n - 1] if n else 0)

@@ -167,13 +167,16 @@ class CallProcessor:
             return None
         if not found:
             return None
+        ids = " ".join(conversation.id for conversation in found)
+        if len(found) > 1:
+            self.store.scripts.tell("call_rang_twice", service=DIALER, call_id=claim.call_id, conversation_id=ids)
         return Verdict(
             State.PLACED,
             Report(Outcome.IGNORED),
             dialed=False,
             used=False,
             conversation_id=found[0].id,
-            reason="an earlier attempt had rung",
+            reason=f"an earlier attempt had rung: {ids}",
         )
 
     def _judge(self, claim: Claim, error: ServiceError, *, slow: bool) -> Verdict:

@@ -23,7 +23,7 @@ DIALS = {
     "ok": 20,
     "slow": 70,
     "unavailable": 7,
-    "rate_limited": 4,
+    "rate_limited": 2,
     "internal_error": 3,
     "accept_then_500": 6,
     "accept_then_fin": 4,

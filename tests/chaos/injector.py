@@ -149,9 +149,10 @@ class Injector:
             control("outage", service=DIALER)
 
     def calm(self) -> None:
-        """The provider is well, and stays so."""
+        """What stands in the way is lifted; the provider goes on as at first."""
         self._out.clear()
-        self.fleet.control("recover", service=DIALER)
+        self._weather = faults.WEATHER[0]
+        self.set_weather()
 
     def _away(self, seconds: float) -> None:
         self.outages.append((time.time(), time.time() + seconds))

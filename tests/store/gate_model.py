@@ -94,7 +94,7 @@ class GateModel:
             return False
         return True
 
-    def health(self, good: bool, now: int) -> None:
+    def health(self, good: bool, now: int, waiting: bool = False) -> None:
         self.checks.append(good)
         self.bad_since_held |= not good and self.state == "held"
         rose, fell = self.checks[-RISE:] == [True] * RISE, self.checks[-FALL:] == [False] * FALL
@@ -112,8 +112,9 @@ class GateModel:
         if rose and self.state == "held" and self.held_by == "breaker" and self.bad_since_held:
             self._move("half_open", "service_released", now)
         long = self.checks[-2 * RISE :] == [True] * 2 * RISE
-        if long and before == self.state == "half_open" and not any(end > now for end in self.lent.values()):
-            self._close(now)  # nobody waits in this model to be the probe
+        lent = any(end > now for end in self.lent.values())
+        if long and before == self.state == "half_open" and not lent and not waiting:
+            self._close(now)  # nobody waits to be the probe
 
     def _count(self, outcome: str, code: str, retry_after: int, now: int) -> None:
         if outcome == "refused":

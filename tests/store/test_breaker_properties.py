@@ -45,10 +45,25 @@ class Asked:
     era: int
 
 
+TABLE = {
+    *(("closed", state) for state in ("open", "held")),
+    *(("open", state) for state in ("half_open", "held", "closed")),
+    *(("half_open", state) for state in ("closed", "open", "held")),
+    *(("held", state) for state in ("half_open", "open", "closed")),
+}
+
+
 class Gate(RuleBasedStateMachine):
-    """`client` is set by the test."""
+    """`client` and `seen` are set by the test."""
 
     client: redis.Redis
+    seen: set[tuple[str, str]]
+
+    def teardown(self) -> None:
+        if hasattr(self, "gate"):
+            events = [event for _, event in self.client.xrange(self.gate.scripts.key("events"))]
+            moves = [(event["from"], event["breaker_state"]) for event in events if "from" in event]
+            self.seen.update(move for move in moves if move[0] != move[1])
 
     @initialize(permits=st.integers(1, 2), enough=st.integers(1, 3))
     def start(self, permits: int, enough: int) -> None:
@@ -123,7 +138,7 @@ class Gate(RuleBasedStateMachine):
 def test_whatever_happens_the_gate_does_what_its_model_does(
     request: pytest.FixtureRequest, backend: str, examples: int
 ) -> None:
-    machine = type("GateHere", (Gate,), {"client": request.getfixturevalue(backend)})
+    machine = type("GateHere", (Gate,), {"client": request.getfixturevalue(backend), "seen": set()})
 
     run_state_machine_as_test(
         machine,

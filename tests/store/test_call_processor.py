@@ -322,3 +322,20 @@ def test_a_contact_from_another_service_is_dialed_and_known_from_then_on(
 
 def test_an_unknown_call_is_told_so(processor: CallProcessor) -> None:
     assert processor.process("spring:1").state == "unknown"
+
+
+def test_a_call_that_had_rung_twice_is_adopted_and_told(
+    store: CallStore, processor: CallProcessor, dialer: ScriptedDialer, due: Callable[[str], None]
+) -> None:
+    dialer.dials, dialer.looks = [BUSY], [["conv_1", "conv_2"]]
+    id = enqueue(store)
+    processor.process(id)
+    due(id)
+
+    processor.process(id)
+
+    call = store.get(id)
+    assert (call["state"], call["conversation_id"]) == (State.PLACED, "conv_1")
+    assert "conv_1 conv_2" in call["reason"]
+    events = [event for _, event in store.scripts.client.xrange(store.scripts.key("events"))]
+    assert [event["call_id"] for event in events if event["event"] == "call_rang_twice"] == [id]

@@ -59,10 +59,23 @@ SETTINGS = make_settings(
 _prefixes = itertools.count()
 
 
+BY_HAND = {(state, "queued") for state in ("failed", "needs_review", "cancelled")} | {
+    (state, "cancelled") for state in ("queued", "retrying", "deferred")
+}
+TABLE = BY_HAND | {
+    *((state, "dialing") for state in ("queued", "retrying")),
+    *((state, "deferred") for state in ("queued", "retrying")),
+    *(("dialing", state) for state in ("placed", "retrying", "failed", "in_doubt", "deferred", "queued")),
+    ("deferred", "queued"),
+    *(("in_doubt", state) for state in ("placed", "retrying", "failed", "needs_review")),
+}
+
+
 class Calls(RuleBasedStateMachine):
-    """`client` is set by the test."""
+    """`client` and `seen` are set by the test."""
 
     client: redis.Redis
+    seen: set[tuple[str, str]]
 
     @initialize()
     def start(self) -> None:
@@ -156,7 +169,7 @@ class Calls(RuleBasedStateMachine):
     @rule(good=st.booleans(), times=st.integers(1, 3))
     def check(self, good: bool, times: int) -> None:
         for _ in range(times):
-            self.model.gate.health(good, self.now)
+            self.model.gate.health(good, self.now, waiting=bool(self._in("deferred")))
             self.gate.health(good, rise=gate_model.RISE, fall=gate_model.FALL, now=self.seconds)
 
     @rule(action=st.sampled_from(["open", "close", "hold", "release"]))
@@ -208,6 +221,9 @@ class Calls(RuleBasedStateMachine):
         """The world is well from here on, a person has released what was held, and no message gets through twice."""
         if not hasattr(self, "store"):
             return
+        for _, event in self.client.xrange(self.store.scripts.key("events")):
+            if "state" in event and event["from"] != event["state"]:
+                self.seen.add((event["from"], event["state"]))
         self.gate.control("release", by="ada", now=self.seconds)
         for _ in range(120):
             if sum(count for state, count in self.store.stats().items() if not State(state).is_terminal) == 0:
@@ -227,7 +243,7 @@ class Calls(RuleBasedStateMachine):
 def test_whatever_happens_the_store_does_what_its_model_does_and_strands_no_call(
     request: pytest.FixtureRequest, backend: str, examples: int
 ) -> None:
-    machine = type("CallsHere", (Calls,), {"client": request.getfixturevalue(backend)})
+    machine = type("CallsHere", (Calls,), {"client": request.getfixturevalue(backend), "seen": set()})
 
     run_state_machine_as_test(
         machine,
