@@ -60,7 +60,9 @@ class Campaign:
             found.append(f"no dispatcher for {longest:.1f} s until {until:.1f} s, though Redis was there")
         if self.fleet.has_said("producer", "Traceback"):
             found.append("a producer printed a traceback")
-        bugs = [line for line in self.fleet.log() if line["event"] == "unknown_error"]
+        errors = [line for line in self.fleet.log() if line["event"] == "unknown_error"]
+        # A killed child's task is told as one, and rightly so.
+        bugs = [line for line in errors if not line.get("reason", "").startswith("WorkerLostError")]
         return found + [f"unknown error: {line.get('exc_info', '')[-300:]}" for line in bugs]
 
     def _now(self) -> float:
