@@ -30,7 +30,7 @@ run: export PATH := $(CURDIR)/$(BIN):$(PATH)
 run: .venv/.installed ## Run the Procfile, with a Redis under data/ unless REDIS_URL is set
 	@mkdir -p data logs
 	@if [ -n "$$(honcho run printenv REDIS_URL)" ]; then exec honcho start; fi; \
-	exec python -m resilience.redis_server --dir data -- honcho start
+	exec python -m local.redis_server --dir data -- honcho start
 
 .venv/.installed: requirements.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

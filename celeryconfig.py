@@ -5,8 +5,8 @@ Celery on Redis neither keeps every message nor runs it once. The call store is 
 
 from kombu import Exchange, Queue
 
-from resilience.config import load as _load
-from resilience.redis_client import for_kombu as _for_kombu
+from resilience.config.settings import load as _load
+from resilience.store.connection import for_kombu as _for_kombu
 
 _settings = _load()
 _run, _redis = _settings.task_time_limit, _settings.redis

@@ -19,8 +19,8 @@ from rich.table import Table
 from demo.processes import ROOT, Processes
 from demo.scenario import SIGNALS, Scenario, StepFailed, Stopped, Verdict, stop
 from demo.timeline import Timeline
-from resilience.call_store import DIALER
-from resilience.config import load
+from resilience.calls.store import DIALER
+from resilience.config.settings import load
 from resilience.errors import ConfigError
 
 

@@ -17,8 +17,8 @@ from typing import Any, Self
 
 from celery import Celery
 
-from resilience import child_process
-from resilience.redis_server import RedisServer
+from local import child_process
+from local.redis_server import RedisServer
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 10.0  # seconds until a process that was asked to end is killed

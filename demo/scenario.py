@@ -17,11 +17,11 @@ import requests
 
 from demo.processes import Processes
 from demo.timeline import Timeline
-from resilience.call import State
-from resilience.call_store import DIALER, CallStore
+from resilience.calls.call import State
+from resilience.calls.store import DIALER, CallStore
 from resilience.circuit_breaker import policy_of, view
-from resilience.config import Settings
-from resilience.scripts import Scripts
+from resilience.config.settings import Settings
+from resilience.store.scripts import Scripts
 
 CAMPAIGN = "demo"
 FIRST, REST = "first", [f"guest-{n}" for n in range(1, 12)]

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from resilience.config import Service
+from resilience.config.settings import Service
 from resilience.errors import Category, CircuitOpen, Scope, ServiceError
-from resilience.scripts import Scripts, ms
+from resilience.store.scripts import Scripts, ms
 
 # A gate nobody has used for this long is forgotten, which is the same as closed.
 KEPT = 30 * 24 * 3600

@@ -10,7 +10,7 @@ import logging
 from typing import Protocol
 
 from resilience.circuit_breaker import CircuitBreaker
-from resilience.config import Service
+from resilience.config.settings import Service
 from resilience.errors import ServiceError, ThrottledError
 from resilience.logger import log
 

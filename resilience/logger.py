@@ -22,7 +22,7 @@ from typing import Any
 
 from pythonjsonlogger.json import JsonFormatter
 
-from resilience.config import Logging
+from resilience.config.settings import Logging
 from resilience.redact import MASK, SECRET_NAMES, mask_phone, scrub
 
 __all__ = ["CUT", "log", "mask_phone", "scrub", "setup"]

@@ -17,12 +17,15 @@ import redis
 import typer
 from typer.core import TyperGroup
 
-from resilience.call import call_id
-from resilience.call_store import BATCH
-from resilience.contacts import Refusal, Row, read
+from resilience.calls.call import call_id
+from resilience.calls.contacts import Refusal, Row, read
+from resilience.calls.store import BATCH
 from resilience.errors import InvalidContact, StoreUnavailable
-from tasks import cli_alerts, cli_calls, cli_check, cli_services
-from tasks.cli_output import fail, print_json, print_table, say
+from tasks.cli import alerts as cli_alerts
+from tasks.cli import calls as cli_calls
+from tasks.cli import check as cli_check
+from tasks.cli import services as cli_services
+from tasks.cli.output import fail, print_json, print_table, say
 from tasks.runtime import runtime
 
 

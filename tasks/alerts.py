@@ -13,12 +13,12 @@ from uuid import uuid4
 
 from celery import signals
 
-from resilience.alert_outbox import Delivery
-from resilience.alert_text import render
+from resilience.alerts.message import Message
+from resilience.alerts.outbox import Delivery
+from resilience.alerts.text import render
 from resilience.errors import LinemanError, PermanentError, Scope, Sent, ServiceError
 from resilience.logger import log
 from resilience.retry import next_delay
-from services.message import Message
 from tasks.celery import app, settings
 from tasks.runtime import Runtime, runtime
 

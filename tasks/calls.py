@@ -6,10 +6,10 @@ import logging
 from contextlib import suppress
 from typing import Any
 
-from resilience.call import State
-from resilience.call import call_id as id_of
-from resilience.call_store import DIALER
-from resilience.contacts import parse
+from resilience.calls.call import State
+from resilience.calls.call import call_id as id_of
+from resilience.calls.contacts import parse
+from resilience.calls.store import DIALER
 from resilience.errors import InvalidContact, PermanentError, StoreUnavailable, TransientError
 from resilience.logger import log
 from tasks.celery import ResilientTask, app

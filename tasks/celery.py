@@ -14,12 +14,12 @@ from celery.exceptions import Reject
 from celery.worker.request import Request
 
 from resilience import logger
-from resilience.config import Retry, Settings, load
+from resilience.config.settings import Retry, Settings, load
 from resilience.errors import ConfigError, TransientError
 from resilience.retry import next_delay
-from tasks import reconnect
-from tasks.deaf import Deaf
-from tasks.watchdog import Watchdog
+from tasks.worker import kombu_fixes as reconnect
+from tasks.worker.stuck_worker import Deaf
+from tasks.worker.watchdog import Watchdog
 
 # The store and the policy decide when a retry is the last one; Celery's own bound is for workers that die.
 UNBOUNDED = 1_000_000

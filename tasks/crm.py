@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from resilience.circuit_breaker import report_of
-from resilience.config import Retry
+from resilience.config.settings import Retry
 from resilience.errors import CircuitOpen, PermanentError, Scope, ServiceError
 from resilience.logger import log
 from resilience.retry import next_delay

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from resilience.contacts import Contact, parse
+from resilience.calls.contacts import Contact, parse
 from tasks.runtime import runtime
 
 

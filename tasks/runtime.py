@@ -9,24 +9,24 @@ from typing import Any
 
 from celery.exceptions import SoftTimeLimitExceeded
 
-from resilience.alert_collector import Collector
-from resilience.alert_outbox import AlertOutbox
-from resilience.alert_round import Situation
-from resilience.call_processor import CallProcessor
-from resilience.call_store import DIALER, CallStore
+from resilience.alerts.alert import Situation
+from resilience.alerts.collector import Collector
+from resilience.alerts.outbox import AlertOutbox
+from resilience.calls.processor import CallProcessor
+from resilience.calls.store import DIALER, CallStore
 from resilience.circuit_breaker import CircuitBreaker, policy_of
-from resilience.config import Settings
+from resilience.config.settings import Settings
 from resilience.errors import InDoubtError, Sent
-from resilience.outbox import Outbox
-from resilience.redis_client import connect
-from resilience.scripts import Scripts
-from services.apprise import Apprise
+from resilience.store.connection import connect
+from resilience.store.outbox import Outbox
+from resilience.store.scripts import Scripts
+from services.channels.apprise import Apprise
+from services.channels.email import Email
+from services.channels.pagerduty import PagerDuty
+from services.channels.telegram import Telegram
+from services.channels.webhook import Webhook
 from services.crm import Crm
 from services.elevenlabs import ElevenLabs
-from services.pagerduty import PagerDuty
-from services.smtp import Email
-from services.telegram import Telegram
-from services.webhook import Webhook
 from tasks.celery import settings as loaded
 
 

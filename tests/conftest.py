@@ -10,7 +10,7 @@ import fakeredis
 import pytest
 import redis
 
-from resilience.redis_server import RedisServer
+from local.redis_server import RedisServer
 
 
 @pytest.fixture(scope="session")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import redis
 
-from resilience.call import State
+from resilience.calls.call import State
 
 T = TypeVar("T")
+ROOT = Path(__file__).resolve().parents[1]
 PREFIX = "{lineman}"
 KEPT_FOR_EVER = {f"{PREFIX}:stats", f"{PREFIX}:events"}
 READERS = {"string": "get", "hash": "hgetall", "list": "lrange", "zset": "zrange", "stream": "xrange"}

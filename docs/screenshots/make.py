@@ -26,8 +26,8 @@ sys.path.insert(0, str(ROOT))
 
 from demo.sinks import SmtpSink  # noqa: E402
 from demo.stand_in import StandIn  # noqa: E402
-from resilience.config import load  # noqa: E402
-from resilience.scripts import Scripts  # noqa: E402
+from resilience.config.settings import load  # noqa: E402
+from resilience.store.scripts import Scripts  # noqa: E402
 from tasks import runtime  # noqa: E402
 from tasks.alerts import carry, collect  # noqa: E402
 

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from resilience.call import State
-from resilience.call_store import DIALER
+from resilience.calls.call import State
+from resilience.calls.store import DIALER
 from tests.chaos.faults import Plan
 from tests.chaos.fleet import Fleet
 from tests.chaos.injector import Injector, Window

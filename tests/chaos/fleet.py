@@ -1,6 +1,6 @@
 """A fleet under fire: real workers, dispatchers and beats on a Redis with its append-only file, behind the proxy.
 
-Whatever ends is started again, as bin/keep or a container's restart policy does, and so is Redis. The fleet knows
+Whatever ends is started again, as deploy/keep or a container's restart policy does, and so is Redis. The fleet knows
 which ends were asked for: any other is a crash, and stands in `crashes`.
 """
 
@@ -21,14 +21,14 @@ import redis
 import requests
 
 from demo.processes import KEYS, OWN, ROOT
-from resilience import child_process
-from resilience.config import Settings, load
-from resilience.redis_server import RedisServer
+from local import child_process
+from local.redis_server import RedisServer
+from resilience.config.settings import Settings, load
 from tests.chaos import policy
 from tests.chaos.member import members
 from tests.chaos.proxy import Proxy
 
-RESTART_S = 1.0  # between the end of a process and its next start, as in bin/keep
+RESTART_S = 1.0  # between the end of a process and its next start, as in deploy/keep
 GRACE_S = 5.0  # beyond the soft shutdown, after a SIGTERM
 LOST_BY_POWER_CUT_S = 1.0  # what appendfsync everysec leaves to the kernel
 NOT_OURS = ("SMTP_", "TELEGRAM_", "WEBHOOK_", "PAGERDUTY_", "APPRISE_", "CRM_")

@@ -14,7 +14,7 @@ from typing import Any
 
 from celery import Celery
 
-from resilience.call_store import DIALER
+from resilience.calls.store import DIALER
 from tests.chaos import faults, producers
 from tests.chaos.faults import Fault, Plan
 from tests.chaos.fleet import LOST_BY_POWER_CUT_S, Fleet

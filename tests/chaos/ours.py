@@ -9,9 +9,9 @@ from typing import Any
 
 from celery import Celery
 
-from resilience.call_store import CallStore
-from resilience.contacts import Contact
-from resilience.scripts import Scripts
+from resilience.calls.contacts import Contact
+from resilience.calls.store import CallStore
+from resilience.store.scripts import Scripts
 from tests.chaos.fleet import Fleet
 from tests.chaos.plain import held
 from tests.support import PREFIX, wait_until

@@ -15,8 +15,8 @@ import redis
 from celery import Celery
 
 from demo.processes import ROOT
-from resilience import child_process
-from resilience.redis_server import RedisServer
+from local import child_process
+from local.redis_server import RedisServer
 from tests.support import wait_until
 
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 from tests.store import test_breaker_properties as gate
-from tests.store import test_store_properties as calls
+from tests.store.calls import test_properties as calls
 
 
 @pytest.mark.timeout(300)

@@ -1,7 +1,8 @@
 """A worker that is told to stop while Redis is away ends by itself.
 
 What happened: Celery 5.7.0's cold shutdown runs in the signal handler, inside the wait for the next connection, and
-blocks for ever on the pipe of a child that is gone. What holds now: tasks/deaf.py ends it after the longest task.
+blocks for ever on the pipe of a child that is gone. What holds now:
+tasks/worker/stuck_worker.py ends it after the longest task.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import pytest
 from demo.processes import CELERY, ROOT, Processes
 from demo.scenario import Scenario
 from demo.timeline import Timeline
-from resilience import child_process
-from resilience.config import load
+from local import child_process
+from resilience.config.settings import load
 from tests.support import wait_until
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from resilience.config import load
+from resilience.config.settings import load
 from resilience.errors import ConfigError
 from tests.chaos.ours import Ours
 from tests.chaos.plain import Plain, blip, held

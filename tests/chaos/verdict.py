@@ -13,7 +13,7 @@ from typing import Any
 
 import redis
 
-from resilience.call import State
+from resilience.calls.call import State
 from tests.chaos.fleet import Fleet
 from tests.support import PREFIX, leaked_keys
 

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Iterator
 from email.message import EmailMessage
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,12 +19,11 @@ import requests
 
 from demo.sinks import SmtpSink
 from demo.stand_in import StandIn
-from tests.support import wait_until
+from tests.support import ROOT, wait_until
 
 KEY = {"xi-api-key": "test"}
 CONVERSATIONS, SUBSCRIPTION = "/v1/convai/conversations", "/v1/user/subscription"
 PHONE = "+14155550123"
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

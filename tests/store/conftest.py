@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from resilience.call_store import DIALER, CallStore
+from resilience.calls.store import DIALER, CallStore
 from resilience.circuit_breaker import CircuitBreaker, policy_of
-from resilience.config import Settings
-from resilience.scripts import Scripts
+from resilience.config.settings import Settings
+from resilience.store.scripts import Scripts
 from tests.store.steps import make_settings
 from tests.support import leaked_keys
 

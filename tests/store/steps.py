@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from resilience.call import Claim, Finished, NotBegun, State, Verdict
-from resilience.call_store import DIALER, CallStore
+from resilience.calls.call import Claim, Finished, NotBegun, State, Verdict
+from resilience.calls.contacts import Contact
+from resilience.calls.store import DIALER, CallStore
 from resilience.circuit_breaker import CircuitBreaker, Outcome, Permit, Report, view
-from resilience.config import Settings
-from resilience.contacts import Contact
+from resilience.config.settings import Settings
 
 T0 = 1_800_000_000.0  # unix seconds
 LEASE = 43.0  # of the policy below: 3 + 30 + 10

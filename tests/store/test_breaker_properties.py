@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from resilience.circuit_breaker import CircuitBreaker, Outcome, Permit, Report
 from resilience.errors import CircuitOpen
-from resilience.scripts import Scripts
+from resilience.store.scripts import Scripts
 from tests.store.gate_model import FALL, RISE, GateModel, policy
 from tests.store.steps import gate_events, look
 

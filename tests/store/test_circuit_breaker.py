@@ -8,10 +8,10 @@ from __future__ import annotations
 import pytest
 import redis
 
-from resilience.call_store import DIALER
+from resilience.calls.store import DIALER
 from resilience.circuit_breaker import CircuitBreaker, Outcome, Permit, Report, policy_of
 from resilience.errors import CircuitOpen
-from resilience.scripts import Scripts
+from resilience.store.scripts import Scripts
 from tests.store.steps import LEASE, OK, SICK, T0, gate_events, look, make_settings, send, token, trip
 from tests.support import dump
 

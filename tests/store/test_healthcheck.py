@@ -8,9 +8,9 @@ import pytest
 import redis
 
 from resilience import healthcheck
-from resilience.call_store import DIALER, CallStore
+from resilience.calls.store import DIALER, CallStore
 from resilience.circuit_breaker import CircuitBreaker
-from resilience.config import Settings
+from resilience.config.settings import Settings
 from resilience.errors import PermanentError, ServiceError, ThrottledError, TransientError
 from tests.store.steps import HELD as DIAL_WITH_A_DEAD_KEY
 from tests.store.steps import T0, add, attempt, contact, gate_events, look, refused, trip

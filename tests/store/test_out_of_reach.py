@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from resilience.alert_outbox import AlertOutbox
-from resilience.call_store import DIALER, CallStore
+from local.redis_server import RedisServer
+from resilience.alerts.outbox import AlertOutbox
+from resilience.calls.store import DIALER, CallStore
 from resilience.circuit_breaker import CircuitBreaker, policy_of
 from resilience.errors import StoreUnavailable
-from resilience.redis_client import connect
-from resilience.redis_server import RedisServer
-from resilience.scripts import Scripts
+from resilience.store.connection import connect
+from resilience.store.scripts import Scripts
 from tests.store import steps
 from tests.store.steps import T0, add, contact, make_settings
 

@@ -19,7 +19,7 @@ from urllib.parse import quote
 import pytest
 from pydantic import SecretStr
 
-from resilience.config import Logging
+from resilience.config.settings import Logging
 from resilience.logger import CUT, _File, log, mask_phone, scrub, setup
 
 KEY = "sk_5f2c0a9d7e"

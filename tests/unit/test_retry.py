@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilience.config import load
+from resilience.config.settings import load
 from resilience.errors import parse_retry_after
 from resilience.retry import next_delay
 

@@ -13,7 +13,7 @@ import yaml
 from demo.processes import ROOT, Processes
 from demo.scenario import Scenario
 from demo.timeline import Timeline
-from resilience.config import load
+from resilience.config.settings import load
 
 TENTH = {
     "services": {

@@ -10,8 +10,8 @@ from typing import Self
 from amqp.exceptions import AMQPError
 from kombu import Connection
 
-from resilience import child_process
-from resilience.redis_server import _free_port
+from local import child_process
+from local.redis_server import _free_port
 from tests.support import wait_until
 
 # Not the one on PATH: that is a wrapper which lets only root and the service's user in, and changes to the latter.

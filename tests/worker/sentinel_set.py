@@ -8,8 +8,8 @@ from pathlib import Path
 
 import redis
 
-from resilience import child_process
-from resilience.redis_server import _free_port, find
+from local import child_process
+from local.redis_server import _free_port, find
 from tests.support import wait_until
 
 NAME = "mymaster"

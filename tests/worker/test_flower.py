@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import requests
 
-from resilience import child_process
-from resilience.call import State
+from local import child_process
+from resilience.calls.call import State
 from tests.support import wait_until
 
 Fleet = Any  # see conftest.py

@@ -14,9 +14,8 @@ import yaml
 from honcho.environ import parse, parse_procfile
 
 import celeryconfig
-from tests.support import wait_until
+from tests.support import ROOT, wait_until
 
-ROOT = Path(__file__).parents[2]
 KEEP = ROOT / "bin" / "keep"
 
 
@@ -41,7 +40,7 @@ def test_compose_runs_the_procfiles_processes_and_restarts_them_itself(
 
     # A container's loopback is its own; the host's is what Compose publishes Flower on.
     flower = procfile["flower"].replace("127.0.0.1 --port=${FLOWER_PORT:-5555}", "0.0.0.0 --port=5555")
-    expected = {name: command.removeprefix("bin/keep ") for name, command in (procfile | {"flower": flower}).items()}
+    expected = {name: command.removeprefix("deploy/keep ") for name, command in (procfile | {"flower": flower}).items()}
 
     assert {name: service["command"] for name, service in services.items()} == expected
     assert {service["restart"] for service in compose["services"].values()} == {"unless-stopped"}
@@ -49,7 +48,7 @@ def test_compose_runs_the_procfiles_processes_and_restarts_them_itself(
 
 def test_the_procfile_restarts_every_process(procfile: dict[str, str]) -> None:
     assert set(procfile) == {"calls", "control", "beat", "flower"}
-    assert all(command.startswith("bin/keep celery -A tasks ") for command in procfile.values())
+    assert all(command.startswith("deploy/keep celery -A tasks ") for command in procfile.values())
 
 
 def test_flower_is_published_on_loopback_only_and_asks_for_a_password(compose: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from demo.processes import ROOT
-from resilience.redis_server import RedisServer
+from local.redis_server import RedisServer
 
 # A line for each line of its input: the queue's length, or that the broker is away.
 SCRIPT = """

@@ -14,11 +14,11 @@ import requests
 from celery import Celery
 
 from demo.processes import Processes
-from resilience.call import State
-from resilience.call_store import CallStore
-from resilience.config import load
-from resilience.redis_client import connect
-from resilience.scripts import Scripts
+from resilience.calls.call import State
+from resilience.calls.store import CallStore
+from resilience.config.settings import load
+from resilience.store.connection import connect
+from resilience.store.scripts import Scripts
 from tests.chaos.proxy import Proxy
 from tests.support import wait_until
 from tests.worker.conftest import write_config

@@ -1,4 +1,6 @@
-"""Celery 5.7.0's worker died when Redis restarted while a retry waited in it; tasks/reconnect.py keeps it alive.
+"""Celery 5.7.0's worker died when Redis restarted while a retry waited in it.
+
+tasks/worker/kombu_fixes.py keeps it alive.
 
 What happened: `Unrecoverable error: AttributeError 'NoneType' object has no attribute 'hostname'` out of the consumer's
 shutdown, six times of six. What holds now: the same process reconnects and goes on consuming. The shim can go when
@@ -11,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from resilience.call import State
+from resilience.calls.call import State
 from tests.support import wait_until
 
 Fleet = Any  # see conftest.py

@@ -12,11 +12,9 @@ from pathlib import Path
 import pytest
 import redis
 
+from local.redis_server import RedisServer, find
 from resilience.errors import ConfigError
-from resilience.redis_server import RedisServer, find
-from tests.support import wait_until
-
-ROOT = Path(__file__).parents[2]
+from tests.support import ROOT, wait_until
 
 
 @pytest.fixture
@@ -34,7 +32,7 @@ def answers(url: str, **options: object) -> bool:
 
 
 def in_foreground(*arguments: str | Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "resilience.redis_server", *arguments]
+    command = [sys.executable, "-m", "local.redis_server", *arguments]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -12,13 +12,13 @@ import pytest
 import requests
 
 from demo.processes import CELERY, Processes
-from resilience.call import State
-from resilience.call_store import CallStore
-from resilience.config import Settings, load
-from resilience.contacts import Contact
+from resilience.calls.call import State
+from resilience.calls.contacts import Contact
+from resilience.calls.store import CallStore
+from resilience.config.settings import Settings, load
 from resilience.errors import StoreUnavailable
-from resilience.redis_client import connect, where
-from resilience.scripts import Scripts
+from resilience.store.connection import connect, where
+from resilience.store.scripts import Scripts
 from tests.support import wait_until
 from tests.worker.sentinel_set import ASKING, PASSWORD, SentinelSet
 

@@ -12,7 +12,7 @@ import pytest
 from celery import Celery
 
 from demo.processes import ROOT
-from resilience.call import State
+from resilience.calls.call import State
 from tests.support import wait_until
 
 Fleet = Any  # see conftest.py

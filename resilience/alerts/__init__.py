@@ -1,0 +1,1 @@
+"""Alerts: from events to messages that an admin reads."""

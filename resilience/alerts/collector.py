@@ -1,0 +1,131 @@
+"""Turns the event stream into alerts, each event once, whoever reads it and whatever is killed.
+
+The place in the stream up to which events were read (the cursor) is kept with the incidents in one hash. A round reads
+what is newer, decides, and writes cursor, incidents and alerts in one transaction that fails if anybody else wrote the
+hash meanwhile. So a collector that was killed has changed nothing, and of two that overlap one begins again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from resilience.alerts.alert import Alert, Situation, go_round
+from resilience.alerts.decisions import State, apply, key_of
+from resilience.alerts.incidents import Incident, Kind, load
+from resilience.alerts.outbox import AlertOutbox
+from resilience.logger import log
+from resilience.store.scripts import Scripts, ms, reached
+
+KEPT = 30 * 24 * 3600
+PAGE = 1000
+CURSOR = "cursor"
+
+
+class Collector:
+    """The incidents of one Redis. Every method raises StoreUnavailable."""
+
+    def __init__(self, scripts: Scripts, situation: Situation) -> None:
+        self.scripts, self.situation = scripts, situation
+        self.outbox = AlertOutbox(scripts)
+        self.events, self.key = scripts.key("events"), scripts.key("alerts", "state")
+
+    def collect(self, *, now: float) -> int:
+        """Takes in the new events and puts the alerts that are called for into the outbox. Returns how many."""
+        told = 0
+        with reached():
+            full = True
+            while full:
+                page: Any = partial(self._page, now=now)
+                read: Any = self.scripts.client.transaction(page, self.key, value_from_callable=True)
+                full, alerts = read
+                self._log(alerts)
+                told += len(alerts)
+        return told
+
+    def _page(self, pipe: Any, now: float) -> tuple[bool, Sequence[Alert]]:
+        stored: dict[str, str] = pipe.hgetall(self.key)
+        cursor = stored.pop(CURSOR, "")
+        events: Any = pipe.xrange(self.events, min=f"({cursor}" if cursor else "-", count=PAGE)
+        state: State = {key: load(json.loads(text)) for key, text in stored.items()}
+        for _, event in events:
+            state = apply(state, event, self.situation.rules.group_interval)
+        full, alerts = len(events) == PAGE, list[Alert]()
+        if not full:  # until all is read nobody knows what is over already
+            silenced = self._silenced(pipe, {incident.service for incident in state.values()})
+            state, alerts = go_round(state, now, replace(self.situation, silenced=silenced))
+        after = {key: incident.dump() for key, incident in state.items()}
+        if events:
+            after[CURSOR] = events[-1][0]
+        elif cursor:
+            after[CURSOR] = cursor
+        before = stored | ({CURSOR: cursor} if cursor else {})
+        fades = bool(after) and pipe.ttl(self.key) < KEPT / 2
+        pipe.multi()
+        self._write(pipe, before, after, fades=fades)
+        for alert in alerts:
+            self.outbox.put(pipe, alert)
+        return full, alerts
+
+    def _write(self, pipe: Any, before: Mapping[str, str], after: Mapping[str, str], *,
+               fades: bool) -> None:  # fmt: skip
+        gone = before.keys() - after.keys()
+        changed = {key: text for key, text in after.items() if before.get(key) != text}
+        if gone:
+            pipe.hdel(self.key, *gone)
+        if changed:
+            pipe.hset(self.key, mapping=changed)
+        if changed or fades:
+            pipe.expire(self.key, KEPT)
+
+    def _log(self, alerts: Sequence[Alert]) -> None:
+        for alert in alerts:
+            if not alert.channels:
+                for word, incident in alert.said:
+                    log("alert_without_channel", level=logging.WARNING, service=incident.service, kind=incident.kind,
+                        word=word, reason=incident.reason, next_action="set up a channel or a route")  # fmt: skip
+
+    def incidents(self) -> list[Incident]:
+        """All that is known, the ones that fire and the ones that have just ended, the oldest first."""
+        with reached():
+            stored: Any = self.scripts.client.hgetall(self.key)
+        stored.pop(CURSOR, None)
+        return sorted((load(json.loads(text)) for text in stored.values()), key=lambda incident: incident.since)
+
+    def get(self, kind: Kind, service: str) -> Incident | None:
+        """One incident, None where there is none."""
+        with reached():
+            text: Any = self.scripts.client.hget(self.key, key_of(kind, service))
+        return load(json.loads(text)) if text else None
+
+    def silence(self, service: str, seconds: float, *, by: str) -> None:
+        """Sends nothing of that service for so long; zero seconds end the silence."""
+        key = self.scripts.key("silence", service)
+        with reached():
+            if seconds:
+                self.scripts.client.set(key, by, px=ms(seconds))
+            else:
+                self.scripts.client.delete(key)
+
+    def silences(self) -> dict[str, tuple[str, float]]:
+        """Who silenced each service that is silenced, and for how many seconds yet."""
+        client: Any = self.scripts.client
+        found = {}
+        with reached():
+            for service in sorted({*self.situation.services, *self.situation.enabled, "dispatcher"}):
+                key = self.scripts.key("silence", service)
+                by, left = client.get(key), client.pttl(key)
+                if by is not None and left > 0:
+                    found[service] = (by, left / 1000)
+        return found
+
+    def _silenced(self, pipe: Any, services: Collection[str]) -> frozenset[str]:
+        asked = sorted(services)
+        if not asked:
+            return frozenset()
+        found: Any = pipe.mget([self.scripts.key("silence", service) for service in asked])
+        return frozenset(service for service, by in zip(asked, found, strict=True) if by is not None)

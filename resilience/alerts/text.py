@@ -1,0 +1,191 @@
+"""An alert in words: what happened, where, since when, why, what happens next, and which command to run.
+
+The sentences stand in templates/words.j2, their layout as plain text and as an HTML mail next to it. Whatever comes
+from outside is one line of printable characters, without a secret or a phone number; HTML is escaped. Call ids are
+shown as they are, since a person needs them. All times are UTC.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection, Iterator
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+from resilience.alerts.alert import Alert
+from resilience.alerts.incidents import Group, Incident, Kind, Word
+from resilience.redact import scrub
+
+TEMPLATES = Path(__file__).parent / "templates"
+COLOURS = {"critical": "#b3261e", "warning": "#8f5b00", "resolved": "#1a7340", "info": "#0b5cad"}
+FOLDED = {
+    Kind.CALL_FAILED: "Failed",
+    Kind.CALL_NEEDS_REVIEW: "Need review",
+    Kind.CALL_DOUBT_LONG: "Long in doubt",
+    Kind.UNKNOWN_ERROR: "Unknown errors",
+    Kind.SERVICE_THROTTLED: "Pauses asked",
+}
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=select_autoescape(enabled_extensions=("html.j2",)),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def render(alert: Alert, secrets: Collection[str] = (), *, unclear: bool = False) -> dict[str, Any]:
+    """The fields of resilience.alerts.message.Message. `unclear`: it may have arrived before, and says so."""
+    shown = [_shown(word, incident, alert.at, tuple(secrets)) for word, incident in alert.said]
+    fields = _one(*alert.said[0], tuple(secrets)) if len(shown) == 1 else _several(alert, tuple(secrets))
+    subject = shown[0]["headline"] if len(shown) == 1 else f"after quiet hours: {len(shown)} alerts"
+    fields["data"]["alerted_at"] = _iso(alert.at)
+    colour = "resolved" if fields["status"] == "resolved" else fields["severity"]
+    page = {
+        "subject": subject,
+        "incidents": shown,
+        "unclear": unclear,
+        "at": _moment(alert.at),
+        "colour": COLOURS[colour],
+        "badge": colour.capitalize() if len(shown) == 1 else "After quiet hours",
+    }
+    texts = {kind: _environment().get_template(f"alert.{kind}.j2").render(page).strip() for kind in ("txt", "html")}
+    return fields | {"id": alert.id, "subject": f"[Lineman] {subject}", "text": texts["txt"], "html": texts["html"]}
+
+
+def _one(word: Word, incident: Incident, secrets: tuple[str, ...]) -> dict[str, Any]:
+    status = "resolved" if word is Word.RESOLVED else "info" if incident.kind is Kind.TEST else "firing"
+    about = {"kind": incident.kind.value, "service": incident.service, "severity": incident.kind.severity}
+    return {
+        **about,
+        "status": status,
+        "key": f"{incident.kind}:{incident.service}",
+        "data": _data(word, incident, secrets),
+    }
+
+
+def _several(alert: Alert, secrets: tuple[str, ...]) -> dict[str, Any]:
+    each = [_data(word, incident, secrets) for word, incident in alert.said]
+    since = _iso(min(incident.since for _, incident in alert.said))
+    about = {"kind": "quiet_hours", "service": "", "severity": "warning", "status": "info", "key": "quiet_hours"}
+    return {**about, "data": {"since": since, "alerts": each}}
+
+
+def _data(word: Word, incident: Incident, secrets: tuple[str, ...]) -> dict[str, Any]:
+    """What a program wants to know. Times are ISO 8601, durations seconds."""
+    data: dict[str, Any] = {"kind": incident.kind.value, "service": incident.service, "word": word.value,
+                            "severity": incident.kind.severity, "since": _iso(incident.since)}  # fmt: skip
+    data["reason"] = _line(incident.reason, secrets)
+    if not incident.kind.ends:
+        ids = [_line(id) for id, _ in incident.new.examples if id]
+        return data | {"count": incident.new.count, "total": incident.total, "calls": ids}
+    data["times"] = incident.times
+    if incident.ended:
+        data |= {"ended": _iso(incident.ended), "duration_s": round(incident.ended - incident.since, 3)}
+    if incident.kind is Kind.SERVICE_DOWN:
+        failed = incident.calls.get(Kind.CALL_FAILED, Group())
+        state = "closed" if incident.ended else "held" if incident.held else "open"
+        counts = {kind: group.count for kind, group in incident.calls.items()}
+        data |= {"state": state, "waiting": incident.waiting, "resumed": incident.resumed, "failed": failed.count,
+                 "folded": counts, "calls": [_line(id) for id, _ in failed.examples]}  # fmt: skip
+    return data
+
+
+def _shown(word: Word, incident: Incident, at: float, secrets: tuple[str, ...]) -> dict[str, Any]:
+    new = incident.new
+    view: dict[str, Any] = {
+        "kind": incident.kind.value,
+        "service": incident.service,
+        "word": word.value,
+        "held": incident.held,
+        "fires": incident.fires,
+        "flaps": incident.flaps,
+        "times": incident.times,
+        "since": _clock(incident.since, at),
+        "until": f"{datetime.fromtimestamp(incident.until, UTC):%H:%M:%S} UTC",
+        "lasted": _lasted(incident.ended - incident.since),
+        "folded": bool(incident.calls),
+        "count": new.count,
+        "new_since": _clock(new.since, at),
+        "call": shlex.quote(_line(new.examples[0][0])) if new.examples and new.examples[0][0] else "",
+    }
+    words: Any = _environment().get_template("words.j2").module
+    view |= {"headline": words.subject(view), "next": words.next(view), "command": words.command(view)}
+    view["examples"] = [_example(id, reason, secrets) for id, reason in new.examples]
+    return view | {"facts": list(_facts(word, incident, secrets))}
+
+
+def _facts(word: Word, incident: Incident, secrets: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    if incident.kind is Kind.TEST:
+        yield "Sent by", _line(incident.reason, secrets)
+        return
+    yield "Since", _moment(incident.since)
+    if incident.ended:
+        yield "Until", f"{_moment(incident.ended)}, {_lasted(incident.ended - incident.since)} later"
+    if incident.times > 1:
+        yield "Fired", f"{incident.times} times, the last time at {_moment(incident.fired)}"
+    if incident.reason and incident.kind.ends:
+        yield "Reason", _line(incident.reason, secrets)
+    yield from _outage(word, incident)
+    if incident.total > incident.new.count:
+        yield "In all", f"{incident.total}"
+
+
+def _outage(word: Word, incident: Incident) -> Iterator[tuple[str, str]]:
+    if word is Word.RESOLVED and incident.kind is Kind.SERVICE_DOWN:
+        yield "Waiting", f"{_calls(incident.waiting)} when it closed"
+    elif incident.waiting:
+        yield "Waiting", _calls(incident.waiting)
+    if incident.resumed:
+        yield "Resumed", _calls(incident.resumed)
+    for kind, label in FOLDED.items():
+        if group := incident.calls.get(kind):
+            ids = [_line(id) for id, _ in group.examples if id]
+            more = ["..."] if group.count > len(ids) else []
+            yield label, f"{group.count} ({', '.join(ids + more)})" if ids else str(group.count)
+
+
+def _example(id: str, reason: str, secrets: tuple[str, ...]) -> str:
+    return ": ".join(part for part in (_line(id), _line(reason, secrets)) if part)
+
+
+def _line(text: str, secrets: tuple[str, ...] | None = None) -> str:
+    """One line of printable characters; with `secrets`, without them and without phone numbers."""
+    shown = "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)
+    return shown if secrets is None else scrub(shown, secrets)
+
+
+def _calls(count: int) -> str:
+    return "1 call" if count == 1 else f"{count} calls"
+
+
+def _iso(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _moment(at: float) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _clock(at: float, now: float) -> str:
+    then = datetime.fromtimestamp(at, UTC)
+    same_day = then.date() == datetime.fromtimestamp(now, UTC).date()
+    return f"{then:%H:%M} UTC" if same_day else f"{then:%d %b %H:%M} UTC"
+
+
+def _lasted(seconds: float) -> str:
+    whole = max(0, round(seconds))
+    if whole < 120:
+        return f"{whole} s"
+    minutes = round(whole / 60)
+    if minutes < 120:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,1 @@
+"""Calls: from a contact to a terminal state."""

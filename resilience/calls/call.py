@@ -1,0 +1,117 @@
+"""What a call is: its states, an attempt's claim and its verdict, and the answers of the store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from resilience.calls.contacts import Contact
+from resilience.circuit_breaker import Report
+from resilience.errors import InvalidContact
+
+
+class State(StrEnum):
+    """Where a call stands."""
+
+    QUEUED = "queued"
+    DIALING = "dialing"
+    RETRYING = "retrying"
+    DEFERRED = "deferred"
+    IN_DOUBT = "in_doubt"
+    PLACED = "placed"
+    FAILED = "failed"
+    NEEDS_REVIEW = "needs_review"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Nothing but a person's word leaves it."""
+        return self in (State.PLACED, State.FAILED, State.NEEDS_REVIEW, State.CANCELLED)
+
+
+EVENT_OF = {
+    State.PLACED: "call_placed",
+    State.RETRYING: "call_retrying",
+    State.FAILED: "call_failed",
+    State.IN_DOUBT: "call_in_doubt",
+    State.DEFERRED: "call_deferred",
+    State.QUEUED: "call_handed_back",
+}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An attempt begun: this owner, and nobody else, may dial.
+
+    `look_first`: an earlier attempt may have rung, since `look_since` (unix seconds). `must_look`: the store may have
+    forgotten a dial, so a look-up that fails is no leave to dial.
+    """
+
+    call_id: str
+    owner: str
+    attempt_id: str
+    attempt: int
+    contact: Contact = field(repr=False)
+    campaign: str
+    breaker_state: str
+    look_since: float
+    look_first: bool
+    must_look: bool = False
+
+
+@dataclass(frozen=True)
+class NotBegun:
+    """Why no attempt was begun: deferred (the gate is shut), duplicate, early, or unknown (no such call)."""
+
+    answer: str
+    state: str
+    breaker_state: str = ""
+    attempts: int = 0
+    retry_after: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How an attempt ended. `delay` in seconds: until the next attempt, or until the first look-up.
+
+    `dialed` is False where no dial was tried: its attempt id is free again. `used` is False where it does not count.
+    """
+
+    to: State
+    report: Report
+    delay: float = 0.0
+    dialed: bool = True
+    used: bool = True
+    reason: str | None = None
+    category: str | None = None
+    code: str | None = None
+    conversation_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The store's answer to a verdict: done, repeated (this verdict was taken before), or stale (nothing changed)."""
+
+    answer: str
+    state: str
+    breaker_state: str = ""
+    attempts: int = 0
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a tick of the dispatcher hands out: ids of calls to place, and of calls to look up."""
+
+    place: Sequence[str] = ()
+    look_up: Sequence[str] = ()
+    more: bool = False
+
+
+def call_id(campaign: str, contact_id: str) -> str:
+    """The id of a contact's call. Raises InvalidContact for a campaign's name that would make it ambiguous."""
+    allowed = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+    if not isinstance(campaign, str) or not 0 < len(campaign) <= 64 or not set(campaign) <= allowed:
+        raise InvalidContact("campaign: must be 1 to 64 letters, digits, dots, dashes or underscores")
+    return f"{campaign}:{contact_id}"

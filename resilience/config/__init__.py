@@ -1,0 +1,1 @@
+"""What the operator decides: config.yml and the environment, read once and validated."""

@@ -1,0 +1,1 @@
+"""The store: one Redis, its scripts, its event stream and its outboxes."""
