@@ -29,7 +29,6 @@ from demo.stand_in import StandIn  # noqa: E402
 from resilience.config.settings import load  # noqa: E402
 from resilience.store.scripts import Scripts  # noqa: E402
 from tasks import runtime  # noqa: E402
-from tasks.alerts import carry, collect  # noqa: E402
 
 FOLDER = Path(__file__).parent
 START = 1_795_504_327.0  # 2026-11-24 07:12:07 UTC
@@ -61,8 +60,9 @@ class Story:
         self.rt.scripts.client.xadd("{lineman}:events", event)
 
     def deliver(self, at: float) -> None:
-        for id, channel in collect(self.rt, now=START + at):
-            carry(self.rt, id, channel, now=START + at)
+        self.rt.collector.collect(now=START + at)
+        for id, channel in self.rt.sender.take_due(now=START + at):
+            self.rt.sender.deliver(id, channel, now=START + at)
 
 
 def play(story: Story) -> None:

@@ -10,11 +10,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 EXAMPLES = 3
 LONGEST = 300  # characters of a reason
 ALERTS_KEPT = 5  # ids of the last alerts
+
+
+Severity = Literal["critical", "warning", "info"]
 
 
 class Kind(StrEnum):
@@ -35,7 +38,7 @@ class Kind(StrEnum):
     TEST = "test"
 
     @property
-    def severity(self) -> str:
+    def severity(self) -> Severity:
         """critical, warning, or info for a test."""
         if self in CRITICAL:
             return "critical"

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from resilience.alerts.alert import Alert
 from resilience.alerts.incidents import Group, Incident, Kind, Word
+from resilience.alerts.message import Message
 from resilience.redact import scrub
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -42,13 +44,13 @@ def _environment() -> Environment:
     )
 
 
-def render(alert: Alert, secrets: Collection[str] = (), *, unclear: bool = False) -> dict[str, Any]:
-    """The fields of resilience.alerts.message.Message. `unclear`: it may have arrived before, and says so."""
-    shown = [_shown(word, incident, alert.at, tuple(secrets)) for word, incident in alert.said]
-    fields = _one(*alert.said[0], tuple(secrets)) if len(shown) == 1 else _several(alert, tuple(secrets))
+def render(alert: Alert, secrets: Collection[str] = (), *, unclear: bool = False) -> Message:
+    """The message of an alert, without any of `secrets`. `unclear`: it may have arrived before, and says so."""
+    known = tuple(secrets)
+    shown = [_shown(word, incident, alert.at, known) for word, incident in alert.said]
+    message = _one(alert, known) if len(shown) == 1 else _several(alert, known)
     subject = shown[0]["headline"] if len(shown) == 1 else f"after quiet hours: {len(shown)} alerts"
-    fields["data"]["alerted_at"] = _iso(alert.at)
-    colour = "resolved" if fields["status"] == "resolved" else fields["severity"]
+    colour = "resolved" if message.status == "resolved" else message.severity
     page = {
         "subject": subject,
         "incidents": shown,
@@ -57,26 +59,40 @@ def render(alert: Alert, secrets: Collection[str] = (), *, unclear: bool = False
         "colour": COLOURS[colour],
         "badge": colour.capitalize() if len(shown) == 1 else "After quiet hours",
     }
-    texts = {kind: _environment().get_template(f"alert.{kind}.j2").render(page).strip() for kind in ("txt", "html")}
-    return fields | {"id": alert.id, "subject": f"[Lineman] {subject}", "text": texts["txt"], "html": texts["html"]}
+    text, html = (_environment().get_template(f"alert.{form}.j2").render(page).strip() for form in ("txt", "html"))
+    return replace(message, subject=f"[Lineman] {subject}", text=text, html=html)
 
 
-def _one(word: Word, incident: Incident, secrets: tuple[str, ...]) -> dict[str, Any]:
-    status = "resolved" if word is Word.RESOLVED else "info" if incident.kind is Kind.TEST else "firing"
-    about = {"kind": incident.kind.value, "service": incident.service, "severity": incident.kind.severity}
-    return {
-        **about,
-        "status": status,
-        "key": f"{incident.kind}:{incident.service}",
-        "data": _data(word, incident, secrets),
-    }
+def _one(alert: Alert, secrets: tuple[str, ...]) -> Message:
+    [(word, incident)] = alert.said
+    status: Literal["firing", "resolved", "info"] = "info" if incident.kind is Kind.TEST else "firing"
+    return Message(
+        id=alert.id,
+        key=f"{incident.kind}:{incident.service}",
+        status="resolved" if word is Word.RESOLVED else status,
+        severity=incident.kind.severity,
+        kind=incident.kind.value,
+        service=incident.service,
+        subject="",
+        text="",
+        data=_data(word, incident, secrets) | {"alerted_at": _iso(alert.at)},
+    )
 
 
-def _several(alert: Alert, secrets: tuple[str, ...]) -> dict[str, Any]:
-    each = [_data(word, incident, secrets) for word, incident in alert.said]
+def _several(alert: Alert, secrets: tuple[str, ...]) -> Message:
     since = _iso(min(incident.since for _, incident in alert.said))
-    about = {"kind": "quiet_hours", "service": "", "severity": "warning", "status": "info", "key": "quiet_hours"}
-    return {**about, "data": {"since": since, "alerts": each}}
+    each = [_data(word, incident, secrets) for word, incident in alert.said]
+    return Message(
+        id=alert.id,
+        key="quiet_hours",
+        status="info",
+        severity="warning",
+        kind="quiet_hours",
+        service="",
+        subject="",
+        text="",
+        data={"since": since, "alerts": each, "alerted_at": _iso(alert.at)},
+    )
 
 
 def _data(word: Word, incident: Incident, secrets: tuple[str, ...]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from resilience.alerts.alert import a_test
 from resilience.alerts.incidents import Incident, Word
 from resilience.alerts.outbox import Track
 from resilience.redact import scrub
-from tasks.alerts import carry, lease
 from tasks.cli.output import clock, fail, moment, plain, print_json, print_table, say
 from tasks.cli.services import Wait
 from tasks.runtime import Runtime, runtime
@@ -60,8 +59,8 @@ def _try(rt: Runtime, channel: str) -> str:
     who = f"{os.environ.get('USER') or 'operator'} on {socket.gethostname()}, by `python -m tasks alerts test`"
     now, id = rt.outbox.clock(), f"test-{uuid4().hex}"
     # Not due for the workers as long as this process may be at it.
-    rt.outbox.put_alone(a_test(id, channel, who, now), due=now + lease(rt))
-    return carry(rt, id, channel, once=True)
+    rt.outbox.put_alone(a_test(id, channel, who, now), due=now + rt.sender.lease)
+    return rt.sender.deliver(id, channel, once=True)
 
 
 @app.command("list")

@@ -19,7 +19,6 @@ from celery import bootsteps
 
 from resilience.alerts.alert import Alert
 from resilience.alerts.incidents import Incident, Kind, Word
-from resilience.alerts.message import Message
 from resilience.alerts.outbox import EVENTS_KEPT
 from resilience.alerts.text import render
 from resilience.errors import LinemanError, StoreUnavailable
@@ -79,8 +78,6 @@ def look(rt: Any, began: float, interval: float = INTERVAL, silent: float = SILE
 
     `began`: the unix second since when a tick is expected. Raises StoreUnavailable.
     """
-    from tasks.alerts import carry, collect  # noqa: PLC0415 likewise
-
     if not rt.scripts.take_slot("watchdog", interval / 2):
         return 0
     now, tick = rt.outbox.clock(), _last_tick(rt.scripts)
@@ -93,14 +90,15 @@ def look(rt: Any, began: float, interval: float = INTERVAL, silent: float = SILE
         _tell(rt.scripts, "dispatcher_well", now)
     if not away:
         return 0
-    return [carry(rt, id, channel) for id, channel in collect(rt)].count("sent")
+    rt.collector.collect(now=now)
+    return [rt.sender.deliver(id, channel) for id, channel in rt.sender.take_due()].count("sent")
 
 
 def say(rt: Any, word: Word, incident: Incident) -> None:
     """Tells this straight through the channels, each once: there is no outbox without Redis."""
     id = f"{ms(incident.since)}-{socket.gethostname()}-{word}"
     alert = Alert(id, time.time(), ((word, incident),), rt.collector.situation.channels(incident))
-    message = Message(**render(alert, rt.settings.secrets))
+    message = render(alert, rt.settings.secrets)
     for channel in alert.channels:
         try:
             rt.channels[channel].send(message)

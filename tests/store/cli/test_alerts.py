@@ -14,7 +14,6 @@ from resilience.config.settings import load
 from resilience.store.scripts import Scripts
 from tasks import runtime
 from tasks.__main__ import app
-from tasks.alerts import carry, collect
 from tests.store.steps import FAILED, T0, add, attempt, trip
 from tests.support import ROOT, leaked_keys
 
@@ -54,8 +53,9 @@ def run(rt: runtime.Runtime) -> Run:
 
 
 def deliver(rt: runtime.Runtime, now: float) -> None:
-    for id, channel in collect(rt, now=now):
-        carry(rt, id, channel, now=now)
+    rt.collector.collect(now=now)
+    for id, channel in rt.sender.take_due(now=now):
+        rt.sender.deliver(id, channel, now=now)
 
 
 class TestTest:

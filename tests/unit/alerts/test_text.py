@@ -12,7 +12,6 @@ import pytest
 
 from resilience.alerts.alert import Alert, a_test, load_alert
 from resilience.alerts.incidents import Group, Incident, Kind, Word
-from resilience.alerts.message import Message
 from resilience.alerts.text import render
 
 AT = 1_800_000_000.0  # 2027-01-15 08:00:00 UTC
@@ -63,27 +62,27 @@ def said(word: Word, incident: Incident, at: float = AT) -> Alert:
     ],
 )  # fmt: skip
 def test_the_subject_says_what_where_and_since_when(word: Word, incident: Incident, subject: str) -> None:
-    assert render(said(word, incident))["subject"] == f"[Lineman] {subject}"
+    assert render(said(word, incident)).subject == f"[Lineman] {subject}"
 
 
 def test_what_fires_and_what_resolves_it_share_a_key_and_a_beginning() -> None:
     down, up = render(said(Word.FIRST, OUTAGE)), render(said(Word.RESOLVED, ENDED))
 
-    assert (down["key"], down["data"]["since"]) == (up["key"], up["data"]["since"])
-    assert (down["status"], up["status"]) == ("firing", "resolved")
+    assert (down.key, down.data["since"]) == (up.key, up.data["since"])
+    assert (down.status, up.status) == ("firing", "resolved")
 
 
 def test_a_beginning_of_another_day_is_told_with_its_date() -> None:
     told = render(said(Word.REPEAT, OUTAGE, at=AT + 86_400))
 
-    assert "since 15 Jan 07:58 UTC" in told["subject"]
+    assert "since 15 Jan 07:58 UTC" in told.subject
 
 
 @pytest.mark.parametrize(("kind", "word"), list(product(Kind, sorted(set(Word) - {Word.NOTHING}))))
 def test_every_kind_has_words_for_everything_that_may_be_said_of_it(kind: Kind, word: Word) -> None:
     incident = of_kind(kind, new=CALLS, calls={Kind.CALL_FAILED: CALLS}, ended=AT if word is Word.RESOLVED else 0.0)
 
-    message = Message(**render(said(word, incident)))
+    message = render(said(word, incident))
 
     assert message.kind == kind
     assert message.severity == kind.severity
@@ -94,7 +93,7 @@ def test_every_kind_has_words_for_everything_that_may_be_said_of_it(kind: Kind, 
 
 
 def test_the_text_of_an_outage() -> None:
-    assert render(said(Word.FIRST, OUTAGE))["text"] == (
+    assert render(said(Word.FIRST, OUTAGE)).text == (
         "Since: 2027-01-15 07:58:45 UTC\n"
         "Reason: 4 of 4 requests failed\n"
         "Waiting: 3 calls\n"
@@ -108,21 +107,21 @@ def test_the_text_of_an_outage() -> None:
 def test_the_text_of_its_end() -> None:
     told = render(said(Word.RESOLVED, ENDED))
 
-    assert told["text"].splitlines()[:5] == [
+    assert told.text.splitlines()[:5] == [
         "Since: 2027-01-15 07:58:45 UTC",
         "Until: 2027-01-15 08:00:00 UTC, 75 s later",
         "Reason: 4 of 4 requests failed",
         "Waiting: 7 calls when it closed",
         "Resumed: 2 calls",
     ]
-    assert (told["status"], told["severity"], told["key"]) == ("resolved", "critical", "service_down:elevenlabs")
-    assert {k: told["data"][k] for k in ("state", "duration_s", "waiting", "failed", "resumed")} == {
+    assert (told.status, told.severity, told.key) == ("resolved", "critical", "service_down:elevenlabs")
+    assert {k: told.data[k] for k in ("state", "duration_s", "waiting", "failed", "resumed")} == {
         "state": "closed", "duration_s": 75, "waiting": 7, "failed": 12, "resumed": 2,
     }  # fmt: skip
 
 
 def test_the_text_of_a_digest_has_its_count_and_three_examples() -> None:
-    lines = render(said(Word.MORE, FAILED))["text"].splitlines()
+    lines = render(said(Word.MORE, FAILED)).text.splitlines()
 
     assert lines[:5] == [
         "Since: 2027-01-15 07:58:45 UTC",
@@ -137,7 +136,7 @@ def test_the_text_of_a_digest_has_its_count_and_three_examples() -> None:
 def test_what_the_quiet_hours_kept_back_is_one_message() -> None:
     alert = Alert("q", AT, ((Word.FIRST, FAILED), (Word.RESOLVED, of_kind(Kind.HEALTH_DOWN, ended=AT))), ("email",))
 
-    message = Message(**render(alert))
+    message = render(alert)
 
     assert (message.subject, message.kind, message.status) == (
         "[Lineman] after quiet hours: 2 alerts", "quiet_hours", "info",
@@ -151,12 +150,12 @@ def test_what_the_quiet_hours_kept_back_is_one_message() -> None:
 def test_an_alert_that_may_have_arrived_says_so_at_its_end() -> None:
     told = render(said(Word.FIRST, OUTAGE), unclear=True)
 
-    assert told["text"].endswith("\n\n(Sent again: the first delivery's outcome is unknown.)")
-    assert "Sent again" in told["html"]
+    assert told.text.endswith("\n\n(Sent again: the first delivery's outcome is unknown.)")
+    assert "Sent again" in told.html
 
 
 def test_a_test_says_that_it_is_one() -> None:
-    message = Message(**render(a_test("t", "email", "ada on host", AT)))
+    message = render(a_test("t", "email", "ada on host", AT))
 
     assert (message.subject, message.status) == ("[Lineman] test: alerts arrive here", "info")
     assert "Sent by: ada on host" in message.text
@@ -185,13 +184,13 @@ class Tags(HTMLParser):
 def test_a_vendors_text_shows_no_number_and_no_secret_and_is_no_markup(incident: Incident) -> None:
     told = render(said(Word.FIRST, incident), ["s3cr3t-value"])
 
-    for text in (told["subject"], told["text"], told["html"], json.dumps(told["data"])):
+    for text in (told.subject, told.text, told.html, json.dumps(told.data)):
         assert "5112345" not in text
         assert "s3cr3t" not in text
         assert "\x1b" not in text
-    assert "&lt;img" in told["html"]
-    assert "{{ 7*7 }}" in told["text"]
-    assert "img" not in Tags(told["html"]).tags
+    assert "&lt;img" in told.html
+    assert "{{ 7*7 }}" in told.text
+    assert "img" not in Tags(told.html).tags
 
 
 def test_a_call_id_cannot_become_a_command() -> None:
@@ -199,11 +198,11 @@ def test_a_call_id_cannot_become_a_command() -> None:
 
     told = render(said(Word.FIRST, replace(ONE, new=group)))
 
-    assert told["text"].endswith("Run: python -m tasks calls show 'spring:$(reboot); x'")
+    assert told.text.endswith("Run: python -m tasks calls show 'spring:$(reboot); x'")
 
 
 def test_the_mail_asks_for_nothing_from_elsewhere() -> None:
-    page = Tags(render(said(Word.FIRST, OUTAGE))["html"])
+    page = Tags(render(said(Word.FIRST, OUTAGE)).html)
 
     assert page.addresses == []
     assert not page.tags & {"img", "script", "link", "iframe"}
