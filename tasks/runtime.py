@@ -9,8 +9,8 @@ from typing import Any
 
 from celery.exceptions import SoftTimeLimitExceeded
 
-from resilience.alerts.alert import Situation
 from resilience.alerts.collector import Collector
+from resilience.alerts.decisions import Situation
 from resilience.alerts.delivery import Channel, Sender
 from resilience.alerts.outbox import AlertOutbox
 from resilience.calls.processor import CallProcessor

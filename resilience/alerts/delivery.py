@@ -106,5 +106,5 @@ def _log_failure(delivery: Delivery, reason: str, next_action: str, category: st
         reason=reason,
         retry_count=delivery.attempt - 1,
         next_action=next_action,
-        alerts=[f"{notice}: {i.service} {i.kind}: {i.reason}" for notice, i in delivery.alert.said],
+        alerts=[f"{notice}: {i.service} {i.kind}: {i.reason}" for notice, i in delivery.alert.notices],
     )

@@ -18,7 +18,8 @@ from typing import Any
 from celery import bootsteps
 
 from resilience.alerts.alert import Alert
-from resilience.alerts.incidents import Incident, Kind, Word
+from resilience.alerts.incidents import Incident, Notice
+from resilience.alerts.kinds import Kind
 from resilience.alerts.outbox import EVENTS_KEPT
 from resilience.alerts.text import render
 from resilience.errors import LinemanError, StoreUnavailable
@@ -56,17 +57,17 @@ def watch(stopped: threading.Event, interval: float = INTERVAL, silent: float = 
     while not stopped.wait(interval):
         try:
             look(runtime(), began, interval, silent)
-            if away and away.told:
-                say(runtime(), Word.RESOLVED, replace(away, ended=time.time()))
+            if away and away.notified_at:
+                say(runtime(), Notice.RESOLVED, replace(away, ended=time.time()))
             away = None
         except StoreUnavailable as exc:
             now = time.time()
             began = now  # the dispatcher has been away with Redis: it gets its time to come back
             away = away or Incident("redis", Kind.STORE_AWAY, since=now, fired=now, at=now, reason=str(exc))
             log("store_away", level=logging.ERROR, service="redis", reason=str(exc), next_action="it looks again")
-            if not away.told and now - away.since >= silent:
-                away = replace(away, told=now)
-                say(runtime(), Word.FIRST, away)
+            if not away.notified_at and now - away.since >= silent:
+                away = replace(away, notified_at=now)
+                say(runtime(), Notice.OPENED, away)
         except LinemanError as exc:
             log("watchdog_failed", level=logging.ERROR, reason=str(exc), next_action="it looks again")
         except Exception:  # noqa: BLE001 whatever it is, the next look may find it gone
@@ -94,10 +95,10 @@ def look(rt: Any, began: float, interval: float = INTERVAL, silent: float = SILE
     return [rt.sender.deliver(id, channel) for id, channel in rt.sender.take_due()].count("sent")
 
 
-def say(rt: Any, word: Word, incident: Incident) -> None:
+def say(rt: Any, notice: Notice, incident: Incident) -> None:
     """Tells this straight through the channels, each once: there is no outbox without Redis."""
-    id = f"{ms(incident.since)}-{socket.gethostname()}-{word}"
-    alert = Alert(id, time.time(), ((word, incident),), rt.collector.situation.channels(incident))
+    id = f"{ms(incident.since)}-{socket.gethostname()}-{notice}"
+    alert = Alert(id, time.time(), ((notice, incident),), rt.collector.situation.channels(incident))
     message = render(alert, rt.settings.secrets)
     for channel in alert.channels:
         try:

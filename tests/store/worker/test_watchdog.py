@@ -75,7 +75,7 @@ def test_silence_is_told_once_by_the_channels_directly_and_so_is_its_end(
     [(id, channel)] = rt.outbox.take_due(now=rt.outbox.clock() + 1, again=60)
     delivery = rt.outbox.claim(id, channel, "me", lease=60)
     assert delivery
-    assert delivery.alert.said[0][0] == "resolved"
+    assert delivery.alert.notices[0][0] == "resolved"
     rt.outbox.sent(delivery)
 
 
