@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -203,3 +206,32 @@ def test_a_redis_out_of_reach_is_reported_from_memory_and_so_is_its_return(tmp_p
             runtime.install(None)
 
     assert sent(provider)[1].startswith("resolved: Redis answers again")
+
+
+FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+WATCH = """
+import threading
+from tasks.worker.watchdog import watch
+watch(threading.Event(), 0.05, 0.5)
+"""
+
+
+@pytest.mark.skipif(FAKETIME is None, reason="needs libfaketime (apt-get install libfaketime)")
+@pytest.mark.parametrize("hours", ["-1", "+1"])
+def test_a_process_on_a_host_an_hour_off_notices_a_silent_dispatcher(
+    real_redis: redis.Redis, redis_server: RedisServer, provider: StandIn, tmp_path: Path, hours: str
+) -> None:
+    config = tmp_path / "config.yml"
+    config.write_text((ROOT / "config.yml").read_text().replace("interval: 1 ", "interval: 0.1 "))
+    real_redis.set("{lineman}:dispatched", 1, ex=60)
+    environment = os.environ | {
+        "ELEVEN_API_KEY": "key", "WEBHOOK_URL": f"{provider.url}/webhook", "REDIS_URL": redis_server.url,
+        "CONFIG_FILE": str(config), "LD_PRELOAD": str(FAKETIME), "FAKETIME": f"{hours}h",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }  # fmt: skip
+    with subprocess.Popen([sys.executable, "-c", WATCH], cwd=ROOT, env=environment) as process:
+        try:
+            wait_until(lambda: sent(provider) == ["dispatcher silent"], what="the alert", timeout=20)
+            wait_until(lambda: not real_redis.exists("{lineman}:alerts:due"), what="the end of the delivery")
+        finally:
+            process.kill()
