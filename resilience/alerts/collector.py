@@ -1,8 +1,8 @@
-"""Turns the event stream into alerts, each event once, whoever reads it and whatever is killed.
+"""Turns the event stream into alerts: each event counts once, whichever worker reads it and whatever is killed.
 
-The place in the stream up to which events were read (the cursor) is kept with the incidents in one hash. A round reads
-what is newer, decides, and writes cursor, incidents and alerts in one transaction that fails if anybody else wrote the
-hash meanwhile. So a collector that was killed has changed nothing, and of two that overlap one begins again.
+The cursor, the place in the stream up to which events were read, is kept with the incidents in one hash. A round reads
+the newer events, decides, and writes cursor, incidents and alerts in one transaction. The transaction fails if another
+collector wrote the hash in between, and the round is repeated. A collector that is killed has changed nothing.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from resilience.alerts.alert import Alert, Situation, go_round
-from resilience.alerts.decisions import State, apply, key_of
-from resilience.alerts.incidents import Incident, Kind, load
+from resilience.alerts.alert import Alert
+from resilience.alerts.decisions import Situation, decide_alerts
+from resilience.alerts.incidents import Incident, State, apply, key_of, load
+from resilience.alerts.kinds import Kind
 from resilience.alerts.outbox import AlertOutbox
 from resilience.logger import log
 from resilience.store.scripts import Scripts, ms, reached
@@ -35,8 +36,8 @@ class Collector:
         self.events, self.key = scripts.key("events"), scripts.key("alerts", "state")
 
     def collect(self, *, now: float) -> int:
-        """Takes in the new events and puts the alerts that are called for into the outbox. Returns how many."""
-        told = 0
+        """Reads the new events and puts the alerts that they call for into the outbox. Returns the number of alerts."""
+        count = 0
         with reached():
             full = True
             while full:
@@ -44,8 +45,8 @@ class Collector:
                 read: Any = self.scripts.client.transaction(page, self.key, value_from_callable=True)
                 full, alerts = read
                 self._log(alerts)
-                told += len(alerts)
-        return told
+                count += len(alerts)
+        return count
 
     def _page(self, pipe: Any, now: float) -> tuple[bool, Sequence[Alert]]:
         stored: dict[str, str] = pipe.hgetall(self.key)
@@ -55,9 +56,9 @@ class Collector:
         for _, event in events:
             state = apply(state, event, self.situation.rules.group_interval)
         full, alerts = len(events) == PAGE, list[Alert]()
-        if not full:  # until all is read nobody knows what is over already
+        if not full:  # a later event may end what this page began
             silenced = self._silenced(pipe, {incident.service for incident in state.values()})
-            state, alerts = go_round(state, now, replace(self.situation, silenced=silenced))
+            state, alerts = decide_alerts(state, now, replace(self.situation, silenced=silenced))
         after = {key: incident.dump() for key, incident in state.items()}
         if events:
             after[CURSOR] = events[-1][0]
@@ -85,12 +86,12 @@ class Collector:
     def _log(self, alerts: Sequence[Alert]) -> None:
         for alert in alerts:
             if not alert.channels:
-                for word, incident in alert.said:
+                for notice, incident in alert.notices:
                     log("alert_without_channel", level=logging.WARNING, service=incident.service, kind=incident.kind,
-                        word=word, reason=incident.reason, next_action="set up a channel or a route")  # fmt: skip
+                        notice=notice, reason=incident.reason, next_action="add a channel or a route")  # fmt: skip
 
     def incidents(self) -> list[Incident]:
-        """All that is known, the ones that fire and the ones that have just ended, the oldest first."""
+        """The incidents that fire and those that have just ended, the oldest first."""
         with reached():
             stored: Any = self.scripts.client.hgetall(self.key)
         stored.pop(CURSOR, None)
@@ -103,7 +104,7 @@ class Collector:
         return load(json.loads(text)) if text else None
 
     def silence(self, service: str, seconds: float, *, by: str) -> None:
-        """Sends nothing of that service for so long; zero seconds end the silence."""
+        """Sends no alert about that service for so many seconds; zero ends the silence."""
         key = self.scripts.key("silence", service)
         with reached():
             if seconds:
@@ -112,7 +113,7 @@ class Collector:
                 self.scripts.client.delete(key)
 
     def silences(self) -> dict[str, tuple[str, float]]:
-        """Who silenced each service that is silenced, and for how many seconds yet."""
+        """By silenced service: who silenced it, and the seconds left."""
         client: Any = self.scripts.client
         found = {}
         with reached():

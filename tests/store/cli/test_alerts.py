@@ -1,4 +1,4 @@
-"""`alerts` on the command line: a test on every channel, what fires and who was told, and silences."""
+"""`alerts` on the command line: a test on every channel, what fires and where it was sent, and silences."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from resilience.config.settings import load
 from resilience.store.scripts import Scripts
 from tasks import runtime
 from tasks.__main__ import app
-from tasks.alerts import carry, collect
 from tests.store.steps import FAILED, T0, add, attempt, trip
 from tests.support import ROOT, leaked_keys
 
@@ -54,33 +53,34 @@ def run(rt: runtime.Runtime) -> Run:
 
 
 def deliver(rt: runtime.Runtime, now: float) -> None:
-    for id, channel in collect(rt, now=now):
-        carry(rt, id, channel, now=now)
+    rt.collector.collect(now=now)
+    for id, channel in rt.sender.take_due(now=now):
+        rt.sender.deliver(id, channel, now=now)
 
 
 class TestTest:
     def test_it_goes_the_way_of_every_alert_and_leaves_nothing_to_do(
         self, real_redis: redis.Redis, run: Run, provider: StandIn
     ) -> None:
-        told = run("test").stdout.splitlines()
+        printed = run("test").stdout.splitlines()
 
-        assert told == ["telegram: accepted the test message", "webhook: accepted the test message"]
+        assert printed == ["telegram: accepted the test message", "webhook: accepted the test message"]
         assert [alert.subject for alert in provider.alerts.webhooks] == ["[Lineman] test: alerts arrive here"]
         assert not real_redis.exists("{lineman}:alerts:due")
         assert leaked_keys(real_redis) == []
 
-    def test_a_failure_is_printed_and_neither_repeated_nor_told_to_the_others(
+    def test_a_failure_is_printed_and_neither_repeated_nor_reported_by_the_others(
         self, real_redis: redis.Redis, run: Run, rt: runtime.Runtime, provider: StandIn
     ) -> None:
         provider.fault("telegram", "send_message", "internal_error", count=1)
 
-        told = run("test", status=1).stdout.splitlines()
+        printed = run("test", status=1).stdout.splitlines()
 
-        assert told[0].startswith("telegram: failed: Telegram answered 500")
-        assert told[1] == "webhook: accepted the test message"
+        assert printed[0].startswith("telegram: failed: Telegram answered 500")
+        assert printed[1] == "webhook: accepted the test message"
         assert not real_redis.exists("{lineman}:alerts:due", "{lineman}:events")
 
-    def test_a_channel_that_works_again_is_no_longer_spared(
+    def test_a_channel_that_works_again_is_on_again(
         self, real_redis: redis.Redis, run: Run, rt: runtime.Runtime, provider: StandIn
     ) -> None:
         provider.fault("telegram", "send_message", "refused", count=1)
@@ -116,7 +116,7 @@ class TestList:
         assert "+4915112345678" not in printed
         assert row["since"] == "2027-01-15T08:00:00.000Z"
         [sent] = row["sent"]
-        assert (sent["said"], sent["at"]) == ("first", "2027-01-15T08:00:00.000Z")
+        assert (sent["notice"], sent["at"]) == ("opened", "2027-01-15T08:00:00.000Z")
         outcomes = {name: (c["outcome"], c["attempts"]) for name, c in sent["channels"].items()}
         assert outcomes == {"telegram": ("to be retried", 1), "webhook": ("sent", 1)}
         assert "503" in sent["channels"]["telegram"]["reason"]
