@@ -19,6 +19,7 @@ from resilience.alerts.text import render
 from resilience.errors import LinemanError, PermanentError, Scope, Sent, ServiceError
 from resilience.logger import log
 from resilience.retry import next_delay
+from resilience.store.events import Event
 from tasks.celery import app, settings
 from tasks.runtime import Runtime, runtime
 
@@ -35,7 +36,7 @@ def _tell(sender: Any = None, exception: Any = None, task_id: str = "", **_: Any
     reason = f"{type(exception).__name__} in {getattr(sender, 'name', 'a task')}"
     log("unknown_error", level=logging.ERROR, service="lineman", task_id=task_id, reason=reason, exc_info=exception)
     with suppress(LinemanError):  # the log has it
-        runtime().scripts.tell("unknown_error", service="lineman", reason=reason, task_id=task_id)
+        runtime().store.events.append(Event.UNKNOWN_ERROR, service="lineman", reason=reason, task_id=task_id)
 
 
 @app.task

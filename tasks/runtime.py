@@ -59,7 +59,7 @@ class Runtime:
     collector: Collector
     outbox: AlertOutbox
     crm: Crm | None
-    crm_outbox: Outbox
+    outboxes: Mapping[str, Outbox]
 
 
 def build(settings: Settings, scripts: Scripts | None = None) -> Runtime:
@@ -67,7 +67,9 @@ def build(settings: Settings, scripts: Scripts | None = None) -> Runtime:
     if scripts is None:
         r = settings.redis
         scripts = Scripts(connect(r.url, connect_timeout=r.connect_timeout, timeout=r.timeout))
-    store = CallStore(scripts, settings)
+    crm, channels = _crm(settings), _channels(settings)
+    outboxes = {"crm": Outbox(scripts, "crm")} if crm else {}
+    store = CallStore(scripts, settings, outboxes)
     enabled = {name: s for name, s in settings.services.items() if s.enabled}
     eleven = settings.services[DIALER]
     dialer = Interruptible(
@@ -77,7 +79,6 @@ def build(settings: Settings, scripts: Scripts | None = None) -> Runtime:
         agent_phone_number_id=eleven.agent_phone_number_id,
         timeout=(eleven.timeout.connect, eleven.timeout.read),
     )
-    crm, channels = _crm(settings), _channels(settings)
     collector = Collector(scripts, Situation(settings.alerts, tuple(enabled), tuple(channels)))
     return Runtime(
         settings=settings,
@@ -90,7 +91,7 @@ def build(settings: Settings, scripts: Scripts | None = None) -> Runtime:
         collector=collector,
         outbox=collector.outbox,
         crm=crm,
-        crm_outbox=Outbox(scripts, "crm"),
+        outboxes=outboxes,
     )
 
 

@@ -20,11 +20,11 @@ from celery import bootsteps
 from resilience.alerts.alert import Alert
 from resilience.alerts.incidents import Incident, Kind, Word
 from resilience.alerts.message import Message
-from resilience.alerts.outbox import EVENTS_KEPT
 from resilience.alerts.text import render
 from resilience.errors import LinemanError, StoreUnavailable
 from resilience.logger import log
-from resilience.store.scripts import Scripts, ms, reached
+from resilience.store.events import Event, Events
+from resilience.store.scripts import Scripts, ms, store_errors
 
 INTERVAL = 10.0  # seconds between looks
 SILENT = 60.0  # seconds without a tick that are told
@@ -88,9 +88,10 @@ def look(rt: Any, began: float, interval: float = INTERVAL, silent: float = SILE
     fires = known is not None and known.fires
     away = now - max(tick, began) >= max(silent, 3 * rt.settings.calls.dispatch.interval)
     if away and not fires:
-        _tell(rt.scripts, "dispatcher_silent", max(tick, began), f"no round for {now - max(tick, began):.0f} s")
+        reason = f"no round for {now - max(tick, began):.0f} s"
+        Events(rt.scripts).append(Event.DISPATCHER_SILENT, now=max(tick, began), service="dispatcher", reason=reason)
     elif fires and now - tick < silent:
-        _tell(rt.scripts, "dispatcher_well", now)
+        Events(rt.scripts).append(Event.DISPATCHER_WELL, now=now, service="dispatcher")
     if not away:
         return 0
     return [carry(rt, id, channel) for id, channel in collect(rt)].count("sent")
@@ -110,12 +111,6 @@ def say(rt: Any, word: Word, incident: Incident) -> None:
 
 
 def _last_tick(scripts: Scripts) -> float:
-    with reached():
+    with store_errors():
         at: Any = scripts.client.get(scripts.key("dispatched"))
     return int(at or 0) / 1000
-
-
-def _tell(scripts: Scripts, event: str, at: float, reason: str = "") -> None:
-    fields: Any = {"event": event, "at": ms(at), "service": "dispatcher", "reason": reason}
-    with reached():
-        scripts.client.xadd(scripts.key("events"), fields, maxlen=EVENTS_KEPT)
