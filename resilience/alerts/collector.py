@@ -15,8 +15,9 @@ from functools import partial
 from typing import Any
 
 from resilience.alerts.alert import Alert
-from resilience.alerts.decisions import Situation, decide_alerts
-from resilience.alerts.incidents import Incident, State, apply, key_of, load
+from resilience.alerts.decisions import OWN, Situation, decide_alerts
+from resilience.alerts.incident import Incident, load
+from resilience.alerts.incidents import State, apply, key_of
 from resilience.alerts.kinds import Kind
 from resilience.alerts.outbox import AlertOutbox
 from resilience.logger import log
@@ -117,7 +118,7 @@ class Collector:
         client: Any = self.scripts.client
         found = {}
         with reached():
-            for service in sorted({*self.situation.services, *self.situation.enabled, "dispatcher"}):
+            for service in sorted({*self.situation.services, *self.situation.enabled, *OWN}):
                 key = self.scripts.key("silence", service)
                 by, left = client.get(key), client.pttl(key)
                 if by is not None and left > 0:

@@ -82,6 +82,25 @@ class Kind(StrEnum):
         follows="A call whose dial failed is looked up before it is dialed again. The log has the traceback "
         "(`unknown_error`): please report it.",
     )  # fmt: skip
+    CALL_DAMAGED = "call_damaged", Counts(
+        "warning", "call is damaged in Redis", "calls are damaged in Redis", run="calls list --state needs_review",
+        follows="A damaged call is not dialed; the others go on. Look it up at the provider, and enqueue its contact "
+        "again under another id only if it did not ring.",
+    )  # fmt: skip
+    LOOK_UP_REFUSED = "look_up_refused", Counts(
+        "critical", "look-up refused", "look-ups refused", run="services list",
+        follows="A call that has to be looked up first waits, and is not dialed. Give the API key the permission to "
+        "list conversations.",
+    )  # fmt: skip
+    STORE_FULL = "store_full", Counts(
+        "critical", "time Redis was full", "times Redis was full", run="status",
+        follows="New contacts are refused; calls that are known go on. Give Redis more memory (`maxmemory`), then send "
+        "the refused contacts again.",
+    )  # fmt: skip
+    EVENTS_MISSED = "events_missed", Counts(
+        "warning", "event was dropped unread", "events were dropped unread", run="status",
+        follows="Alerts about them are missing; no call is lost. Keep a worker of the queue `control` running.",
+    )  # fmt: skip
     SERVICE_THROTTLED = "service_throttled", Counts(
         "warning", "long pause requested", "long pauses requested", folded="Pauses requested", run="services list",
         follows="Its calls are deferred, and go on by themselves after the pause.",

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 from resilience.alerts.alert import Alert, load_alert
-from resilience.alerts.incidents import key_of, load
+from resilience.alerts.incident import load
+from resilience.alerts.incidents import key_of
 from resilience.alerts.kinds import Kind
 from resilience.store.outbox import Outbox
 from resilience.store.scripts import Scripts, ms, reached

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from resilience.alerts.alert import Alert
-from resilience.alerts.incidents import Group, Incident, Notice
+from resilience.alerts.incident import Group, Incident, Notice
 from resilience.alerts.kinds import FOLDED, Counts, Kind
 from resilience.alerts.message import Message
 from resilience.redact import scrub

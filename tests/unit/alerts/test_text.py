@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from resilience.alerts.alert import Alert, a_test, load_alert
-from resilience.alerts.incidents import Group, Incident, Notice
+from resilience.alerts.incident import Group, Incident, Notice
 from resilience.alerts.kinds import Kind
 from resilience.alerts.text import render
 
