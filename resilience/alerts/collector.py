@@ -26,6 +26,7 @@ from resilience.store.scripts import Scripts, ms, reached
 KEPT = 30 * 24 * 3600
 PAGE = 1000
 CURSOR = "cursor"
+KINDS = frozenset(map(str, Kind))
 
 
 class Collector:
@@ -52,6 +53,7 @@ class Collector:
     def _page(self, pipe: Any, now: float) -> tuple[bool, Sequence[Alert]]:
         stored: dict[str, str] = pipe.hgetall(self.key)
         cursor = stored.pop(CURSOR, "")
+        stored = _of_known_kinds(stored)
         events: Any = pipe.xrange(self.events, min=f"({cursor}" if cursor else "-", count=PAGE)
         state: State = {key: load(json.loads(text)) for key, text in stored.items()}
         for _, event in events:
@@ -95,8 +97,8 @@ class Collector:
         """The incidents that fire and those that have just ended, the oldest first."""
         with reached():
             stored: Any = self.scripts.client.hgetall(self.key)
-        stored.pop(CURSOR, None)
-        return sorted((load(json.loads(text)) for text in stored.values()), key=lambda incident: incident.since)
+        known = _of_known_kinds(stored)
+        return sorted((load(json.loads(text)) for text in known.values()), key=lambda incident: incident.since)
 
     def get(self, kind: Kind, service: str) -> Incident | None:
         """One incident, None where there is none."""
@@ -131,3 +133,8 @@ class Collector:
             return frozenset()
         found: Any = pipe.mget([self.scripts.key("silence", service) for service in asked])
         return frozenset(service for service, by in zip(asked, found, strict=True) if by is not None)
+
+
+def _of_known_kinds(stored: Mapping[str, str]) -> dict[str, str]:
+    """Without the cursor, and without what a newer release wrote, which stays as it is."""
+    return {key: text for key, text in stored.items() if key.partition(":")[0] in KINDS}

@@ -65,9 +65,9 @@ class Kind(StrEnum):
         "id only if it did not ring.",
     )  # fmt: skip
     CALL_DOUBT_LONG = "call_doubt_long", Counts(
-        "warning", "call has long been in doubt", "calls have long been in doubt", folded="Long in doubt",
+        "warning", "call still in doubt", "calls still in doubt", folded="Long in doubt",
         run="calls list --state in_doubt",
-        follows="Lineman goes on looking them up. A call is not dialed before it is known whether it rang.",
+        follows="A call in doubt is looked up again, and not dialed before it is known whether it rang.",
     )  # fmt: skip
     CALL_RANG_TWICE = "call_rang_twice", Counts(
         "critical", "call rang twice", "calls rang twice", run="calls list --state placed",
@@ -83,7 +83,7 @@ class Kind(StrEnum):
         "(`unknown_error`): please report it.",
     )  # fmt: skip
     CALL_DAMAGED = "call_damaged", Counts(
-        "warning", "call is damaged in Redis", "calls are damaged in Redis", run="calls list --state needs_review",
+        "warning", "damaged call", "damaged calls", run="calls list --state needs_review",
         follows="A damaged call is not dialed; the others go on. Look it up at the provider, and enqueue its contact "
         "again under another id only if it did not ring.",
     )  # fmt: skip
@@ -93,13 +93,13 @@ class Kind(StrEnum):
         "list conversations.",
     )  # fmt: skip
     STORE_FULL = "store_full", Counts(
-        "critical", "time Redis was full", "times Redis was full", run="status",
+        "critical", "write refused for lack of memory", "writes refused for lack of memory", run="status",
         follows="New contacts are refused; calls that are known go on. Give Redis more memory (`maxmemory`), then send "
         "the refused contacts again.",
     )  # fmt: skip
     EVENTS_MISSED = "events_missed", Counts(
         "warning", "event was dropped unread", "events were dropped unread", run="status",
-        follows="Alerts about them are missing; no call is lost. Keep a worker of the queue `control` running.",
+        follows="Alerts about such events are missing; no call is lost. Keep a worker of the queue `control` running.",
     )  # fmt: skip
     SERVICE_THROTTLED = "service_throttled", Counts(
         "warning", "long pause requested", "long pauses requested", folded="Pauses requested", run="services list",
