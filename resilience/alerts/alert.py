@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from resilience.alerts.incidents import Incident, Notice, load, load_notice
+from resilience.alerts.incident import Incident, Notice, load, load_notice
 from resilience.alerts.kinds import Kind
 
 

@@ -15,8 +15,9 @@ from functools import partial
 from typing import Any
 
 from resilience.alerts.alert import Alert
-from resilience.alerts.decisions import Situation, decide_alerts
-from resilience.alerts.incidents import Incident, State, apply, key_of, load
+from resilience.alerts.decisions import OWN, Situation, decide_alerts
+from resilience.alerts.incident import Incident, load
+from resilience.alerts.incidents import State, apply, key_of
 from resilience.alerts.kinds import Kind
 from resilience.alerts.outbox import AlertOutbox
 from resilience.logger import log
@@ -26,6 +27,7 @@ from resilience.store.scripts import Scripts, ms, store_errors
 KEPT = 30 * 24 * 3600
 PAGE = 1000
 CURSOR = "cursor"
+KINDS = frozenset(map(str, Kind))
 
 
 class Collector:
@@ -52,6 +54,7 @@ class Collector:
     def _page(self, pipe: Any, now: float) -> tuple[bool, Sequence[Alert]]:
         stored: dict[str, str] = pipe.hgetall(self.key)
         cursor = stored.pop(CURSOR, "")
+        stored = _of_known_kinds(stored)
         read = self.stream.after(cursor, PAGE, pipe)
         state: State = {key: load(json.loads(text)) for key, text in stored.items()}
         for event in read.events:
@@ -97,8 +100,8 @@ class Collector:
         """The incidents that fire and those that have just ended, the oldest first."""
         with store_errors():
             stored: Any = self.scripts.client.hgetall(self.key)
-        stored.pop(CURSOR, None)
-        return sorted((load(json.loads(text)) for text in stored.values()), key=lambda incident: incident.since)
+        known = _of_known_kinds(stored)
+        return sorted((load(json.loads(text)) for text in known.values()), key=lambda incident: incident.since)
 
     def get(self, kind: Kind, service: str) -> Incident | None:
         """One incident, None where there is none."""
@@ -120,7 +123,7 @@ class Collector:
         client: Any = self.scripts.client
         found = {}
         with store_errors():
-            for service in sorted({*self.situation.services, *self.situation.enabled, "dispatcher"}):
+            for service in sorted({*self.situation.services, *self.situation.enabled, *OWN}):
                 key = self.scripts.key("silence", service)
                 by, left = client.get(key), client.pttl(key)
                 if by is not None and left > 0:
@@ -133,3 +136,8 @@ class Collector:
             return frozenset()
         found: Any = pipe.mget([self.scripts.key("silence", service) for service in asked])
         return frozenset(service for service, by in zip(asked, found, strict=True) if by is not None)
+
+
+def _of_known_kinds(stored: Mapping[str, str]) -> dict[str, str]:
+    """Without the cursor, and without what a newer release wrote, which stays as it is."""
+    return {key: text for key, text in stored.items() if key.partition(":")[0] in KINDS}

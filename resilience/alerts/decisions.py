@@ -3,8 +3,9 @@
 `decide_alerts` decides a whole round, by `decide` for each incident. The model is Alertmanager's
 (https://prometheus.io/docs/alerting/latest/alertmanager/): the first notice at once, then a digest per
 `group_interval`, a reminder per `repeat_interval`, and a `resolved`. What fires again within `group_interval` of its
-end flaps: one notice says so, and the next one says how it settled. During quiet hours only critical notices go out;
-the others follow when they end, joined into one alert. After a silence, what still fires is notified.
+end and for the same cause flaps: one notice says so, and the next one says how it settled. A new cause is notified at
+once. During quiet hours only critical notices go out; the others follow when they end, joined into one alert. After a
+silence, what still fires is notified.
 """
 
 from __future__ import annotations
@@ -15,10 +16,14 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from resilience.alerts.alert import Alert
-from resilience.alerts.incidents import ALERTS_KEPT, Group, Incident, Notice, State, forget, key_of
+from resilience.alerts.incident import Group, Incident, Notice
+from resilience.alerts.incidents import State, forget, key_of
 from resilience.alerts.kinds import Kind
 from resilience.config.alerts import channels_for
 from resilience.config.settings import Alerts
+
+ALERTS_KEPT = 5  # ids of the last alerts of an incident
+OWN = ("dispatcher", "lineman", "redis")  # what is ours, and is no service and no channel
 
 
 class Intervals(Protocol):
@@ -45,8 +50,8 @@ class Situation:
         return tuple(name for name in found if (incident.kind, name) != (Kind.CHANNEL_BROKEN, incident.service))
 
     def knows(self, incident: Incident) -> bool:
-        """False where its service or channel is no longer configured: no event will ever end it."""
-        return incident.service in {*self.services, *self.enabled, "dispatcher"}
+        """False for one that no event will ever end, since its service or channel is no longer configured."""
+        return not incident.kind.ends or incident.service in {*self.services, *self.enabled, *OWN}
 
 
 def decide_alerts(state: State, now: float, situation: Situation) -> tuple[State, list[Alert]]:
@@ -112,7 +117,7 @@ def decide(
     if silent:
         return None
     if not incident.kind.ends:
-        waits = incident.notified_at and now - incident.notified_at < rules.group_interval
+        waits = incident.notified_at and not _passed(incident.notified_at, now, rules.group_interval)
         if not incident.new.count or waits:
             return None
         return Notice.DIGEST if incident.notified_at else Notice.OPENED
@@ -124,7 +129,7 @@ def decide(
 def _decide_end(incident: Incident, now: float, rules: Intervals) -> Notice | None:
     if incident.notice == Notice.RESOLVED or not _concerns_admin(incident):
         return None
-    if incident.flaps and now - incident.ended < rules.group_interval:
+    if incident.flaps and not _passed(incident.ended, now, rules.group_interval):
         return _reminder(incident, now, rules)
     return Notice.RESOLVED
 
@@ -134,8 +139,8 @@ def _concerns_admin(incident: Incident) -> bool:
 
 
 def _decide_firing(incident: Incident, now: float, rules: Intervals) -> Notice | None:
-    settled = incident.notice == Notice.FLAPPING and now - incident.fired >= rules.group_interval
-    if incident.held and not incident.hold_notified:
+    settled = incident.notice == Notice.FLAPPING and _passed(incident.fired, now, rules.group_interval)
+    if incident.cause_changed:
         return Notice.OPENED
     if incident.times > 1 and not incident.flaps:
         return Notice.FLAPPING
@@ -145,7 +150,7 @@ def _decide_firing(incident: Incident, now: float, rules: Intervals) -> Notice |
 
 
 def _reminder(incident: Incident, now: float, rules: Intervals) -> Notice | None:
-    return Notice.REMINDER if now - incident.notified_at >= rules.repeat_interval else None
+    return Notice.REMINDER if _passed(incident.notified_at, now, rules.repeat_interval) else None
 
 
 def after(incident: Incident, notice: Notice, id: str, now: float) -> Incident:
@@ -155,7 +160,7 @@ def after(incident: Incident, notice: Notice, id: str, now: float) -> Incident:
         notified_at=now,
         notice=notice,
         new=Group(),
-        hold_notified=incident.hold_notified or incident.held,
+        cause_changed=False,
         flaps=incident.flaps or (incident.times > 1 and notice is not Notice.RESOLVED),
         silenced=False,
         held_for_quiet_hours=False,
@@ -169,10 +174,15 @@ def is_over(incident: Incident, now: float, rules: Intervals, *, silent: bool = 
     if not incident.kind.ends:
         if incident.new.count:
             # Of what happens while its service is silenced, only what goes on is notified afterwards.
-            return silent and now - incident.at >= rules.group_interval
-        return now - incident.notified_at >= rules.group_interval
+            return silent and _passed(incident.at, now, rules.group_interval)
+        return _passed(incident.notified_at, now, rules.group_interval)
     if incident.fires:
         return False
     if incident.notice == Notice.RESOLVED:
-        return now - incident.ended >= rules.group_interval
+        return _passed(incident.ended, now, rules.group_interval)
     return not _concerns_admin(incident)
+
+
+def _passed(then: float, now: float, seconds: float) -> bool:
+    """Whether so many seconds lie in between. The server's clock may have been set back: then `then` lies ahead."""
+    return abs(now - then) >= seconds

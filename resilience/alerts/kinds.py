@@ -33,7 +33,7 @@ class Counts:
     severity: Severity
     one: str
     many: str
-    follows: str
+    next_step: str
     run: str
     folded: str = ""
 
@@ -56,35 +56,55 @@ class Kind(StrEnum):
     TEST = "test"
     CALL_FAILED = "call_failed", Counts(
         "warning", "call failed", "calls failed", folded="Failed", run="calls list --state failed",
-        follows="A failed call is not dialed again, unless you run `calls retry` with its id.",
+        next_step="A failed call is not dialed again, unless you run `calls retry` with its id.",
     )  # fmt: skip
     CALL_NEEDS_REVIEW = "call_needs_review", Counts(
         "warning", "call needs review", "calls need review", folded="Need review",
         run="calls list --state needs_review",
-        follows="A call that needs review is not dialed again. Look it up at the provider; run `calls retry` with its "
-        "id only if it did not ring.",
+        next_step="A call that needs review is not dialed again. Look it up at the provider; run `calls retry` with "
+        "its id only if it did not ring.",
     )  # fmt: skip
     CALL_DOUBT_LONG = "call_doubt_long", Counts(
-        "warning", "call has long been in doubt", "calls have long been in doubt", folded="Long in doubt",
+        "warning", "call still in doubt", "calls still in doubt", folded="Long in doubt",
         run="calls list --state in_doubt",
-        follows="Lineman goes on looking them up. A call is not dialed before it is known whether it rang.",
+        next_step="A call in doubt is looked up again, and not dialed before it is known whether it rang.",
     )  # fmt: skip
     CALL_RANG_TWICE = "call_rang_twice", Counts(
         "critical", "call rang twice", "calls rang twice", run="calls list --state placed",
-        follows="The history of the call names both conversations. This must not happen: please report it.",
+        next_step="The history of the call names both conversations. This must not happen: please report it.",
     )  # fmt: skip
     CONTACT_REFUSED = "contact_refused", Counts(
         "warning", "contact refused", "contacts refused", run="check",
-        follows="A refused contact is not called. Correct the sender, and send the contact again.",
+        next_step="A refused contact is not called. Correct the sender, and send the contact again.",
     )  # fmt: skip
     UNKNOWN_ERROR = "unknown_error", Counts(
         "warning", "unclassified error", "unclassified errors", folded="Unclassified errors", run="check",
-        follows="A call whose dial failed is looked up before it is dialed again. The log has the traceback "
+        next_step="A call whose dial failed is looked up before it is dialed again. The log has the traceback "
         "(`unknown_error`): please report it.",
+    )  # fmt: skip
+    CALL_DAMAGED = "call_damaged", Counts(
+        "warning", "damaged call", "damaged calls", run="calls list --state needs_review",
+        next_step="A damaged call is not dialed; the others go on. Look it up at the provider, and enqueue its contact "
+        "again under another id only if it did not ring.",
+    )  # fmt: skip
+    LOOK_UP_REFUSED = "look_up_refused", Counts(
+        "critical", "look-up refused", "look-ups refused", run="services list",
+        next_step="A call that has to be looked up first waits, and is not dialed. Give the API key the permission to "
+        "list conversations.",
+    )  # fmt: skip
+    STORE_FULL = "store_full", Counts(
+        "critical", "write refused for lack of memory", "writes refused for lack of memory", run="status",
+        next_step="New contacts are refused; calls that are known go on. Give Redis more memory (`maxmemory`), then "
+        "send the refused contacts again.",
+    )  # fmt: skip
+    EVENTS_MISSED = "events_missed", Counts(
+        "warning", "event was dropped unread", "events were dropped unread", run="status",
+        next_step="Alerts about such events are missing; no call is lost. Keep a worker of the queue `control` "
+        "running.",
     )  # fmt: skip
     SERVICE_THROTTLED = "service_throttled", Counts(
         "warning", "long pause requested", "long pauses requested", folded="Pauses requested", run="services list",
-        follows="Its calls are deferred, and go on by themselves after the pause.",
+        next_step="Its calls are deferred, and go on by themselves after the pause.",
     )  # fmt: skip
 
     @property

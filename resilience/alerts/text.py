@@ -18,7 +18,7 @@ from typing import Any, Literal
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from resilience.alerts.alert import Alert
-from resilience.alerts.incidents import Group, Incident, Notice
+from resilience.alerts.incident import Group, Incident, Notice
 from resilience.alerts.kinds import FOLDED, Counts, Kind
 from resilience.alerts.message import Message
 from resilience.redact import scrub
@@ -122,16 +122,16 @@ def _shown(notice: Notice, incident: Incident, at: float, secrets: tuple[str, ..
         "since": _clock(incident.since, at),
         "until": f"{datetime.fromtimestamp(incident.until, UTC):%H:%M:%S} UTC",
         "lasted": _lasted(incident.ended - incident.since),
-        "folded": bool(incident.calls),
+        "failed": Kind.CALL_FAILED in incident.calls,
         "count": new.count,
         "new_since": _clock(new.since, at),
         "counted": "",
-        "follows": "",
+        "next_step": "",
         "run": "",
     }
     if isinstance(traits := incident.kind.traits, Counts):
         call = new.examples[0][0] if new.examples and new.count <= len(new.examples) else ""
-        view |= {"counted": traits.one if new.count == 1 else traits.many, "follows": traits.follows,
+        view |= {"counted": traits.one if new.count == 1 else traits.many, "next_step": traits.next_step,
                  "run": f"calls show {shlex.quote(_line(call))}" if call else traits.run}  # fmt: skip
     sentences: Any = _environment().get_template("sentences.j2").module
     view |= {"headline": sentences.subject(view), "next": sentences.next(view), "command": sentences.command(view)}

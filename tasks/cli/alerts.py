@@ -11,7 +11,8 @@ from uuid import uuid4
 import typer
 
 from resilience.alerts.alert import a_test
-from resilience.alerts.incidents import Incident, Notice
+from resilience.alerts.decisions import OWN
+from resilience.alerts.incident import Incident, Notice
 from resilience.alerts.outbox import Track
 from resilience.redact import scrub
 from tasks.cli.output import clock, fail, moment, plain, print_json, print_table, say
@@ -145,13 +146,15 @@ def _sent(row: dict[str, Any]) -> Iterator[list[Any]]:
 
 @app.command()
 def silence(
-    service: Annotated[str, typer.Argument(metavar="SERVICE", help="A service, a channel, or dispatcher.")],
+    service: Annotated[
+        str, typer.Argument(metavar="SERVICE", help=f"A service, a channel, {', '.join(OWN[:-1])} or {OWN[-1]}.")
+    ],
     wait: Wait = None,
     off: Annotated[bool, typer.Option("--off", help="End the silence.")] = False,
 ) -> None:
     """Send no alert about a service for a while. What still fires when the silence ends is notified then."""
     rt = runtime()
-    names = [*rt.breakers, *rt.channels, "dispatcher"]
+    names = [*rt.breakers, *rt.channels, *OWN]
     if service not in names:
         raise typer.BadParameter(f"{plain(service)} cannot be silenced; there are {', '.join(names)}")
     if (wait is None) != off:

@@ -20,7 +20,7 @@ from typing import Any
 from celery import bootsteps
 
 from resilience.alerts.alert import Alert
-from resilience.alerts.incidents import Incident, Notice
+from resilience.alerts.incident import Incident, Notice
 from resilience.alerts.kinds import Kind
 from resilience.alerts.text import render
 from resilience.errors import LinemanError, StoreUnavailable

@@ -300,14 +300,17 @@ def test_an_incident_that_another_release_wrote_is_read(
     trip(gate)
     collector.collect(now=T0)
     delivered(collector)
-    field = "service_down:elevenlabs"
+    field, newer = "service_down:elevenlabs", "line_cut:elevenlabs"
     stored = json.loads(client.hget(STATE, field) or "")
     client.hset(STATE, field, json.dumps(stored | {"colour": "red"}))
+    client.hset(STATE, newer, json.dumps(stored | {"kind": "line_cut"}))
 
     gate.control("close", by="ada", now=T0 + 5)
 
     assert collector.collect(now=T0 + 6) == 1
     assert delivered(collector, T0 + 6) == [("resolved service_down", channel) for channel in CHANNELS]
+    assert [incident.kind for incident in collector.incidents()] == ["service_down"]
+    assert client.hexists(STATE, newer)
 
 
 def test_what_was_dropped_before_it_was_read_is_reported_once(client: redis.Redis, collector: Collector) -> None:

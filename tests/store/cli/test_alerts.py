@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import product
+from typing import Any
 
 import pytest
 import redis
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from demo.stand_in import StandIn
+from resilience.alerts.alert import Alert
+from resilience.alerts.incident import Group, Incident, Notice
+from resilience.alerts.kinds import Kind
+from resilience.alerts.text import render
 from resilience.config.settings import load
 from resilience.store.scripts import Scripts
 from tasks import runtime
@@ -56,6 +66,20 @@ def deliver(rt: runtime.Runtime, now: float) -> None:
     rt.collector.collect(now=now)
     for id, channel in rt.sender.take_due(now=now):
         rt.sender.deliver(id, channel, now=now)
+
+
+def test_every_command_that_an_alert_names_exists() -> None:
+    group = Incident("elevenlabs", Kind.CALL_FAILED, 1, 1, 1, new=Group(1, 1, (("spring:1", ""),)), total=1)
+    many = replace(group, new=replace(group.new, count=9))
+    for kind, notice, held in product(Kind, Notice, (False, True)):
+        for incident in (replace(group, kind=kind, held=held), replace(many, kind=kind, ended=2)):
+            text = render(Alert("a", 2, ((notice, incident),), ("email",))).text
+            named = [text.rpartition("Run: python -m tasks ")[2], *re.findall("`(calls [a-z]+)`", text)]
+            for words in map(shlex.split, named):
+                at: Any = get_command(app)
+                while hasattr(at, "commands"):
+                    at = at.commands[words.pop(0)]
+                assert at.callback
 
 
 class TestTest:

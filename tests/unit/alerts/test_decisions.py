@@ -11,7 +11,8 @@ import pytest
 
 from resilience.alerts.alert import Alert
 from resilience.alerts.decisions import Situation, decide, decide_alerts
-from resilience.alerts.incidents import Group, Incident, Notice, State, apply, load
+from resilience.alerts.incident import Group, Incident, Notice, load
+from resilience.alerts.incidents import State, apply
 from resilience.alerts.kinds import Kind
 from resilience.config.settings import Alerts
 
@@ -78,8 +79,8 @@ ENDED = {"ended": NOW}
         (down(notified_at=NOW - REPEAT, notice=Notice.OPENED), Notice.REMINDER),
         (down(notified_at=NOW - REPEAT + 1, notice=Notice.REMINDER), None),
         (down(held=True), Notice.OPENED),
-        (down(**NOTIFIED, held=True), Notice.OPENED),
-        (down(**NOTIFIED, held=True, hold_notified=True), None),
+        (down(**NOTIFIED, cause_changed=True), Notice.OPENED),
+        (down(**NOTIFIED, held=True), None),
         (down(**NOTIFIED, silenced=True), Notice.OPENED),
         (down(**ENDED), None),
         (down(**ENDED, **NOTIFIED), Notice.RESOLVED),
@@ -162,6 +163,8 @@ def notices(alerts: Sequence[Alert]) -> list[str]:
         ([event("call_in_doubt", code="unknown")], ["opened unknown_error"]),
         ([event("service_throttled", until=int(NOW * 1000) + 59_000)], []),
         ([event("service_throttled", until=int(NOW * 1000) + 60_000)], ["opened service_throttled"]),
+        ([event("unknown_error", "lineman")], ["opened unknown_error"]),
+        ([event("call_damaged", "")], ["opened call_damaged"]),
         ([BROKEN], ["opened channel_broken"]),
         ([BROKEN, event("alert_channel_well", "email")], []),
         ([event("dispatcher_silent", "dispatcher")], ["opened dispatcher_silent"]),
@@ -195,6 +198,73 @@ def test_a_hold_during_an_outage_is_notified_since_waiting_no_longer_helps() -> 
     assert [notices(alerts) for alerts in sent] == [["opened service_down"], ["opened service_down"], []]
     assert sent[0][0].notices[0][1].since == sent[1][0].notices[0][1].since
     assert sent[1][0].follows == (sent[0][0].id,)
+
+
+@pytest.mark.parametrize("junk", ["now", "-1", "\u00b2", "9" * 5000, ""])
+def test_an_event_that_is_not_ours_stops_none_after_it(junk: str) -> None:
+    strange = [opened() | {field: junk} for field in ("at", "until", "waiting")]
+
+    [alerts] = ticks([*strange, event("events_missed", missed=junk), failed(service="crm")])
+
+    assert "opened call_failed" in notices(alerts)
+
+
+def test_each_new_cause_is_notified_at_once_and_a_known_one_flaps() -> None:
+    outage, quota, key = opened, {"reason": "ElevenLabs: the quota is spent, 9 of 9"}, {"reason": "the key is dead"}
+    again = {"reason": "ElevenLabs: the quota is spent, 10123 of 10000"}
+
+    sent = ticks(
+        [outage()],
+        [closed(NOW + 60)],
+        [held(NOW + 120, **quota)],
+        [closed(NOW + 180)],
+        [held(NOW + 240, **key)],
+        [closed(NOW + 300)],
+        [held(NOW + 360, **again)],
+    )
+
+    down, up = ["opened service_down"], ["resolved service_down"]
+    assert [notices(alerts) for alerts in sent] == [down, up, down, up, down, up, ["flapping service_down"]]
+    assert sent[2][0].follows == (sent[1][0].id,)
+
+
+def test_a_cause_that_changes_while_the_gate_is_shut_is_notified_at_once() -> None:
+    sent = ticks([opened()], [held(reason="quota")], [held(reason="key")], [held(reason="quota"), opened()])
+
+    assert [notices(alerts) for alerts in sent] == [["opened service_down"]] * 3 + [[]]
+
+
+@pytest.mark.parametrize("by_hand", [{"by": "operator ada"}, {"by": "operator"}])
+def test_what_an_operator_does_is_no_flap(by_hand: dict[str, str]) -> None:
+    sent = ticks(
+        [held(**by_hand)],
+        [closed(NOW + 60, **{"from": "held"})],
+        [held(NOW + 120, **by_hand)],
+        [closed(NOW + 180, **{"from": "half_open"})],
+        [held(NOW + 240, by="breaker")],
+        [closed(NOW + 300, **{"from": "held"})],
+        [held(NOW + 360, by="breaker")],
+    )
+
+    down, up = ["opened service_down"], ["resolved service_down"]
+    assert [notices(alerts) for alerts in sent] == [down, up, down, up, down, up, down]
+
+
+def test_a_clock_that_is_set_back_delays_no_digest() -> None:
+    hour = 3600.0
+    state = apply({}, failed(at=NOW + hour), GROUP)
+    state, _ = decide_alerts(state, NOW + hour, SITUATION)
+    state = apply(state, failed("spring:2", at=NOW), GROUP)
+
+    _, alerts = decide_alerts(state, NOW, SITUATION)
+
+    assert notices(alerts) == ["digest call_failed"]
+
+
+def test_events_that_nobody_read_are_counted_by_their_number() -> None:
+    [[alert]] = ticks([event("events_missed", "lineman", missed=5000)])
+
+    assert alert.notices[0][1].total == 5000
 
 
 def test_the_first_failed_call_is_notified_at_once_and_the_rest_in_one_digest() -> None:

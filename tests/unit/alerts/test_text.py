@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from resilience.alerts.alert import Alert, a_test, load_alert
-from resilience.alerts.incidents import Group, Incident, Notice
+from resilience.alerts.incident import Group, Incident, Notice
 from resilience.alerts.kinds import Kind
 from resilience.alerts.text import render
 
@@ -59,7 +59,7 @@ def alert_of(notice: Notice, incident: Incident, at: float = AT) -> Alert:
         (Notice.OPENED, replace(ONE, kind=Kind.CALL_NEEDS_REVIEW), "elevenlabs: 1 call needs review at 07:58 UTC"),
         (Notice.OPENED, replace(ONE, kind=Kind.CALL_RANG_TWICE), "elevenlabs: 1 call rang twice at 07:58 UTC"),
         (Notice.DIGEST, replace(FAILED, kind=Kind.CALL_DOUBT_LONG),
-         "elevenlabs: 12 more calls have long been in doubt since 07:58 UTC"),
+         "elevenlabs: 12 more calls still in doubt since 07:58 UTC"),
         (Notice.OPENED, replace(ONE, kind=Kind.UNKNOWN_ERROR), "elevenlabs: 1 unclassified error at 07:58 UTC"),
         (Notice.OPENED, replace(ONE, kind=Kind.SERVICE_THROTTLED), "elevenlabs: 1 long pause requested at 07:58 UTC"),
     ],
