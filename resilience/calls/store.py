@@ -74,29 +74,7 @@ class CallStore:
             early_ok=early_ok or None,
             contact=None if contact is None else _as_args(contact, campaign),
         )
-        if a["answer"] != "go":
-            wait = a.get("retry_after")
-            return NotBegun(
-                a["answer"],
-                a.get("state", ""),
-                a.get("breaker_state", ""),
-                a.get("attempts", 0),
-                None if wait is None else wait / 1000,
-                a.get("reason", ""),
-            )
-        who = Contact(a["contact_id"], a["phone"], a.get("name", ""), json.loads(a["fields"]))
-        return Claim(
-            id,
-            owner,
-            a["attempt_id"],
-            a["attempts"],
-            who,
-            a["campaign"],
-            a["breaker_state"],
-            a["look_since"] / 1000,
-            a["look_first"],
-            a["must_look"],
-        )
+        return _claim(id, owner, a) if a["answer"] == "go" else _not_begun(a)
 
     def finish(self, claim: Claim, verdict: Verdict, *, now: float | None = None) -> Finished:
         """Ends the attempt: reports its outcome to the gate and moves the call on."""
@@ -211,6 +189,33 @@ class CallStore:
 
     def _run(self, script: str, now: float | None, **args: Any) -> Any:
         return self.scripts.run(script, self._common | args, now)
+
+
+def _claim(id: str, owner: str, a: Mapping[str, Any]) -> Claim:
+    return Claim(
+        id,
+        owner,
+        a["attempt_id"],
+        a["attempts"],
+        Contact(a["contact_id"], a["phone"], a.get("name", ""), json.loads(a["fields"])),
+        a["campaign"],
+        a["breaker_state"],
+        a["look_since"] / 1000,
+        a["look_first"],
+        a["must_look"],
+    )
+
+
+def _not_begun(a: Mapping[str, Any]) -> NotBegun:
+    wait = a.get("retry_after")
+    return NotBegun(
+        a["answer"],
+        a.get("state", ""),
+        a.get("breaker_state", ""),
+        a.get("attempts", 0),
+        None if wait is None else wait / 1000,
+        a.get("reason", ""),
+    )
 
 
 def _as_args(contact: Contact, campaign: str) -> Mapping[str, str]:
