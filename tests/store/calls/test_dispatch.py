@@ -274,16 +274,48 @@ def test_a_gate_s_view_says_when_the_next_call_may_go(store: CallStore, gate: Ci
     assert (seen["retry_after"], seen["deferred"]) == (18_000, 1)
 
 
+def test_a_slot_that_a_clock_set_back_made_longer_than_its_length_is_free(
+    client: redis.Redis, scripts: Scripts
+) -> None:
+    assert scripts.take_slot("dispatch", 60)
+    client.pexpire(scripts.key("slot", "dispatch"), 3_600_000)
+
+    assert scripts.take_slot("dispatch", 60)
+
+    assert not scripts.take_slot("dispatch", 60)
+    assert 0 < client.pttl(scripts.key("slot", "dispatch")) <= 60_000
+
+
+OURS = json.dumps({"body": "W10=", "headers": {"task": "tasks.calls.place_call", "id": "1"}})
+
+
+def adopt(scripts: Scripts, most: int = 100) -> int:
+    strays = {"from": "celery", "to": "calls", "task": "tasks.calls.place_call", "most": most, "kept": 60_000}
+    return int(scripts.run("adopt_strays", strays))
+
+
 def test_a_call_sent_without_a_queue_is_adopted_and_somebody_else_s_message_is_not(
     client: redis.Redis, scripts: Scripts
 ) -> None:
-    ours = json.dumps({"body": "W10=", "headers": {"task": "tasks.calls.place_call", "id": "1"}})
-    theirs = [json.dumps({"body": "W10=", "headers": {"task": "shop.send_invoice"}}), "no JSON", "[]", '{"headers": 7}']
-    client.lpush("celery", theirs[0], ours, *theirs[1:])
-    strays = {"from": "celery", "to": "calls", "task": "tasks.calls.place_call", "most": 100}
+    mentions = json.dumps({"body": "tasks.calls.place_call", "headers": {"task": "shop.send_invoice"}})
+    theirs = [mentions, "no JSON: tasks.calls.place_call", "[]", '{"headers": 7}']
+    client.lpush("celery", theirs[0], OURS, *theirs[1:])
 
-    moved = [scripts.run("adopt_strays", strays), scripts.run("adopt_strays", strays)]
+    moved = [adopt(scripts), adopt(scripts)]
 
     assert moved == [1, 0]
-    assert client.lrange("calls", 0, -1) == [ours]
+    assert client.lrange("calls", 0, -1) == [OURS]
+    assert client.lrange("celery", 0, -1) == theirs[::-1]
+
+
+def test_messages_that_stay_hide_no_call_behind_them(client: redis.Redis, scripts: Scripts) -> None:
+    theirs = [json.dumps({"headers": {"task": "shop.send_invoice", "id": n}}) for n in range(350)]
+    client.lpush("celery", *theirs[:250], OURS, *theirs[250:], OURS + " ")
+
+    moved = [adopt(scripts) for _ in range(4)]
+    client.lpush("celery", OURS + "  ")
+    again = [adopt(scripts) for _ in range(4)]
+
+    assert (moved, again) == ([0, 0, 1, 1], [0, 0, 0, 1])
+    assert client.lrange("calls", 0, -1) == [OURS + "  ", OURS + " ", OURS]
     assert client.lrange("celery", 0, -1) == theirs[::-1]
