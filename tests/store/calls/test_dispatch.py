@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Sequence
 
 import pytest
@@ -33,8 +34,8 @@ def released(store: CallStore, seconds: Sequence[float]) -> list[int]:
     return [len(store.dispatch(1000, now=T0 + second).place) for second in seconds]
 
 
-def test_the_oldest_go_first_and_no_more_than_there_is_room_for(store: CallStore) -> None:
-    for n in (3, 1, 2):
+def test_the_first_in_line_go_first_and_no_more_than_there_is_room_for(store: CallStore) -> None:
+    for n in (1, 2, 3):
         add(store, str(n), now=T0 + n)
 
     assert store.dispatch(2, now=T0 + 9).place == ["spring:1", "spring:2"]
@@ -42,6 +43,36 @@ def test_the_oldest_go_first_and_no_more_than_there_is_room_for(store: CallStore
     assert store.dispatch(-5, now=T0 + 9).place == ()
     assert store.dispatch(2, now=T0 + 9).place == ["spring:3"]
     assert store.dispatch(2, now=T0 + 9).place == ()
+
+
+SHUFFLED = [str(n) for n in random.Random(7).sample(range(900), 900)]
+
+
+def test_a_list_is_called_in_the_order_of_its_lines(store: CallStore) -> None:
+    calls = add(store, *SHUFFLED)
+    later = add(store, "z", "a", now=T0 - 3600)  # the clock was set back
+
+    assert store.dispatch(1000, now=T0).place == calls + later
+
+
+def test_what_is_deferred_or_retried_keeps_its_place_in_line(store: CallStore, gate: CircuitBreaker) -> None:
+    calls = deferred(store, gate, *SHUFFLED[:7])
+    for id in reversed(calls[:3]):
+        gate.control("close", by="ada", now=T0 + 31)
+        store.command(id, "cancel", now=T0 + 31)
+        store.command(id, "retry", now=T0 + 31)
+
+    placed = [id for n in range(9) for id in store.dispatch(1000, now=T0 + 31 + n).place]
+
+    assert placed == calls
+
+
+def test_a_call_of_an_older_version_goes_before_the_new_ones(client: redis.Redis, store: CallStore) -> None:
+    old, new = add(store, "2", now=T0 - 60), add(store, "1")
+    client.hdel(f"{{lineman}}:call:{old[0]}", "seq")
+    client.delete("{lineman}:backlog")
+
+    assert store.dispatch(9, now=T0 + BACKLOG_CHECK).place == old + new
 
 
 def test_a_lost_message_is_published_again(store: CallStore) -> None:
