@@ -154,9 +154,8 @@ class CallsModel:
             self._to(self.calls[id], "queued", now + BACKLOG_CHECK)
 
     def feed(self, room: int, now: int) -> list[str]:
-        """The last part of a tick: the calls to place, the oldest first."""
-        line = sorted((call.created, id) for id, call in self.calls.items() if call.in_line)
-        place = [id for _, id in line[: max(0, room)]]
+        """The last part of a tick: the calls to place, in the order in which they came in."""
+        place = [id for id, call in self.calls.items() if call.in_line][: max(0, room)]
         for id in place:
             self.calls[id].in_line, self.calls[id].due = False, now + REPUBLISH
         return place
