@@ -1,7 +1,7 @@
-"""Is a service well? The check goes round the breaker, never through it, and spends no contact.
+"""Checks whether a service is well, with a request of its own that needs no permit of the breaker and no contact.
 
-`rise` good checks in a row mean up, `fall` bad ones down. Down opens the gate; a recovery makes an open gate half open
-at once. A 429 is neither good nor bad: the service is there, and busy with us.
+`rise` good checks in a row mean up, `fall` bad ones mean down. Down opens the gate; a recovery makes an open gate half
+open at once. A 429 is neither good nor bad: the service works, and we are too fast.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Probe(Protocol):
 
 
 def check(service: str, probe: Probe, breaker: CircuitBreaker, settings: Service) -> str:
-    """Checks once and tells the gate. Returns up, down or skipped. Raises StoreUnavailable."""
+    """Checks once and reports to the gate. Returns up, down, unknown or skipped. Raises StoreUnavailable."""
     rules = settings.health
     reason: str | None = None
     try:

@@ -1,4 +1,4 @@
-"""Health checks, scheduled by beat: one runner a service and interval."""
+"""Health checks, scheduled by beat: one a service and interval, by whichever worker is first."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tasks.runtime import runtime
 
 @app.task
 def check(service: str) -> str:
-    """Checks one service and tells its gate."""
+    """Checks one service and reports to its gate. Returns its health, or skipped."""
     rt = runtime()
     settings = rt.settings.services[service]
     if not rt.scripts.take_slot(f"health:{service}", settings.health.interval / 2):

@@ -1,4 +1,4 @@
-"""The circuit breaker as a person would explain it: what the scripts must agree with. Times are whole ms."""
+"""A model of the circuit breaker, written for reading, that the scripts must agree with. Times are whole ms."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class GateModel:
     opens: int = 0
     good: int = 0
     lent: dict[str, int] = field(default_factory=dict)
-    told: set[tuple[str, int]] = field(default_factory=set)
+    reported: set[tuple[str, int]] = field(default_factory=set)
     answers: list[tuple[int, bool]] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
     held_by: str = ""
@@ -58,9 +58,9 @@ class GateModel:
         return True
 
     def report(self, token: str, era: int, now: int, outcome: str, **said: object) -> bool:
-        if era != self.era or (token, era) in self.told or (self.state == "half_open" and token not in self.lent):
+        if era != self.era or (token, era) in self.reported or (self.state == "half_open" and token not in self.lent):
             return False
-        self.told.add((token, era))
+        self.reported.add((token, era))
         self.lent.pop(token, None)
         if said.get("hold"):
             self._hold("breaker", None, now)

@@ -1,4 +1,4 @@
-"""Any order of requests, reports, checks, words by hand and time: the gate does what its model does."""
+"""Any order of requests, reports, checks, commands by hand and time: the gate does what its model does."""
 
 from __future__ import annotations
 
@@ -107,16 +107,16 @@ class Gate(RuleBasedStateMachine):
     def check(self, good: bool, times: int) -> None:
         for _ in range(times):
             self.model.health(good, self.now)
-            told = self.gate.health(good, rise=RISE, fall=FALL, now=self.seconds)
-            assert (told["health"] == "down") == self.model.down
+            answer = self.gate.health(good, rise=RISE, fall=FALL, now=self.seconds)
+            assert (answer["health"] == "down") == self.model.down
 
     @rule(action=st.sampled_from(["open", "close", "hold", "release"]), wait=st.sampled_from([None, 10_000, 600_000]))
-    def word(self, action: str, wait: int | None) -> None:
+    def by_hand(self, action: str, wait: int | None) -> None:
         changed = self.model.control(action, self.now, wait)
 
-        told = self.gate.control(action, by="ada", wait=None if wait is None else wait / 1000, now=self.seconds)
+        answer = self.gate.control(action, by="ada", wait=None if wait is None else wait / 1000, now=self.seconds)
 
-        assert told == changed
+        assert answer == changed
 
     @rule(jump=JUMPS)
     def later(self, jump: int) -> None:

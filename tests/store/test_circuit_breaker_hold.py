@@ -32,7 +32,7 @@ def check(gate: CircuitBreaker, *results: bool, now: float) -> None:
         gate.health(good, rise=2, fall=3, reason=None if good else "503", now=now)
 
 
-def test_the_service_s_own_word_that_all_would_fail_holds_the_gate(client: redis.Redis, gate: CircuitBreaker) -> None:
+def test_an_answer_that_every_contact_would_get_holds_the_gate(client: redis.Redis, gate: CircuitBreaker) -> None:
     send(gate, DEAD_KEY, T0)
 
     seen = look(gate)
@@ -124,7 +124,7 @@ def test_the_longest_pause_counts_up_to_a_cap(gate: CircuitBreaker) -> None:
     assert gate_events(gate) == ["service_throttled"]
 
 
-def test_a_probe_that_is_told_to_slow_down_closes_the_gate_and_pauses_it(gate: CircuitBreaker) -> None:
+def test_a_throttled_probe_closes_the_gate_and_pauses_it(gate: CircuitBreaker) -> None:
     trip(gate)
 
     gate.report(gate.admit(token(), LEASE, now=T0 + 30), throttled(7), now=T0 + 31)
@@ -160,13 +160,13 @@ def test_closing_by_hand_ends_a_pause(gate: CircuitBreaker) -> None:
 
 
 @pytest.mark.parametrize("action", ["close", "release"])
-def test_a_word_that_fits_no_state_changes_nothing(client: redis.Redis, gate: CircuitBreaker, action: str) -> None:
+def test_a_command_that_fits_no_state_changes_nothing(client: redis.Redis, gate: CircuitBreaker, action: str) -> None:
     assert not gate.control(action, by="ada", now=T0)
 
     assert dump(client) == {}
 
 
-def test_a_report_from_before_a_word_by_hand_changes_nothing(client: redis.Redis, gate: CircuitBreaker) -> None:
+def test_a_report_from_before_a_hold_by_hand_changes_nothing(client: redis.Redis, gate: CircuitBreaker) -> None:
     under_way = gate.admit(token(), LEASE, now=T0)
     gate.control("hold", by="ada", now=T0)
     before = dump(client)

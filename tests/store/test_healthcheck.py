@@ -35,11 +35,11 @@ class ScriptedProbe:
 
 
 def check(gate: CircuitBreaker, settings: Settings, *answers: ServiceError | None) -> list[str]:
-    """The words of these checks."""
+    """What these checks return."""
     probe = ScriptedProbe(list(answers))
-    told = [healthcheck.check(DIALER, probe, gate, settings.services[DIALER]) for _ in answers]
+    results = [healthcheck.check(DIALER, probe, gate, settings.services[DIALER]) for _ in answers]
     assert probe.path == settings.services[DIALER].health.path
-    return told
+    return results
 
 
 def test_a_service_is_down_after_fall_bad_checks_and_up_after_rise_good_ones(
@@ -103,7 +103,7 @@ def test_anything_but_a_service_s_error_is_a_bug_and_changes_nothing(
 
 
 def test_where_no_call_waits_to_be_the_probe_health_closes_the_gate(gate: CircuitBreaker, settings: Settings) -> None:
-    """An outage that ended with an empty queue was told as one that goes on, every four hours."""
+    """An outage that ended with an empty queue was reported as still going on, every four hours."""
     check(gate, settings, DOWN, DOWN, DOWN, None, None)
     assert look(gate)["state"] == "half_open"
 

@@ -64,7 +64,7 @@ local function gate_wait(g, p)
   return math.max(0, wait)
 end
 
--- Asks for one request. Returns true, or false with the wait in ms (nil: no use waiting). The same token again
+-- Asks for one request. Returns true, or false with the wait in ms (nil: waiting does not help). The same token again
 -- gets the same answer.
 local function gate_admit(g, p, token, lease)
   if g.state == 'half_open' and num(redis.call('ZSCORE', g.leases, token) or 0) > now then return true end
@@ -107,7 +107,7 @@ local function count(g, p, failed, slow)
   end
 end
 
--- Five contacts in a row refused with the same word are not five bad contacts.
+-- Where five contacts in a row are refused with the same code, the fault is hardly the contacts'.
 local function count_refusal(g, p, code)
   local run = g.code == code and num(g.run) + 1 or 1
   gate_write(g, p, {code = code, run = run})
