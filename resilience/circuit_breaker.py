@@ -1,9 +1,10 @@
 """The circuit breaker of a service: one gate in Redis, shared by all workers.
 
-Its states are closed, open, half_open, and held (waiting does not cure it). It opens on a share of failures within a
-sliding window. Half open, it lends permits for a limited time, so the permit of a killed worker comes back. Each
-transition starts a new generation, and a report of an older one changes nothing. The rules are in lua/shared/gate.lua.
-The call store's scripts include the gate's admit and report, so an attempt takes two round trips in all.
+Its states are closed, open, half_open, and held (waiting does not cure it). It opens on a run of failures, or on a
+share of failures within a sliding window. Half open, it lends permits for a limited time, so the permit of a killed
+worker comes back. Each transition starts a new generation, and a report of an older one changes nothing. The rules are
+in lua/shared/gate.lua. The call store's scripts include the gate's admit and report, so an attempt takes two round
+trips in all.
 """
 
 from __future__ import annotations
@@ -33,7 +34,11 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Report:
-    """An outcome and its details. `retry_after` and `pause` are seconds; `hold` is the reason to hold the gate."""
+    """An outcome and its details. `retry_after` and `pause` are seconds.
+
+    `source` is the call: failures that are all of one call are no burst of bad luck, however fast they come.
+    `hold` and `open` are the reasons to hold or to open the gate at once, whatever it has counted.
+    """
 
     outcome: Outcome
     code: str | None = None
@@ -42,6 +47,8 @@ class Report:
     retry_after: float | None = None
     pause: float | None = None
     hold: str | None = None
+    open: str | None = None
+    source: str | None = None
 
     def as_args(self) -> dict[str, Any]:
         """The report as the scripts take it, times in ms."""
@@ -58,6 +65,8 @@ def report_of(error: ServiceError | None, *, default_pause: float, slow: bool = 
         outcome = Outcome.FAILURE if error.counts else Outcome.ALIVE
         return Report(outcome, reason=reason, pause=error.retry_after or default_pause)
     if error.category is Category.PERMANENT and error.scope is Scope.SERVICE:
+        if not error.named:
+            return Report(Outcome.FAILURE, reason=reason, open=reason)
         return Report(Outcome.IGNORED, reason=reason, hold=reason)
     if error.category is Category.PERMANENT and error.alive and not error.names_contact:
         return Report(Outcome.REFUSED, code=error.code or "refused", reason=reason)
@@ -70,7 +79,9 @@ def policy_of(service: Service) -> dict[str, Any]:
     breaker = service.circuit_breaker
     policy: dict[str, Any] = {
         "failure_threshold": breaker.failure_threshold,
+        "run_amid_successes": max(breaker.run_amid_successes, breaker.failure_threshold),
         "failure_rate": breaker.failure_rate,
+        "minimum_calls": breaker.minimum_calls,
         "window": ms(breaker.window),
         "recovery": ms(breaker.recovery_timeout),
         "max_recovery": ms(breaker.max_recovery_timeout),

@@ -22,7 +22,9 @@ START = 1_800_000_000_000
 JUMPS = st.sampled_from([0, 1, 999, 5_999, 6_000, 29_999, 30_000, 43_000, 54_000, 60_000, 120_000, 300_000])
 REPORTS = st.sampled_from(
     [
-        *[(Report(Outcome.FAILURE, reason="503"), {})] * 6,
+        *[(Report(Outcome.FAILURE, reason="503"), {})] * 4,
+        *[(Report(Outcome.FAILURE, source="one"), {"source": "one"})] * 3,
+        (Report(Outcome.FAILURE, source="two"), {"source": "two"}),
         *[(Report(Outcome.SUCCESS), {})] * 4,
         (Report(Outcome.FAILURE, retry_after=100), {"retry_after": 100_000}),
         (Report(Outcome.ALIVE), {}),
@@ -32,6 +34,7 @@ REPORTS = st.sampled_from(
         *[(Report(Outcome.REFUSED, code="bad_number"), {"code": "bad_number"})] * 3,
         (Report(Outcome.REFUSED, code="other"), {"code": "other"}),
         (Report(Outcome.IGNORED, hold="dead key"), {"hold": "dead key"}),
+        (Report(Outcome.FAILURE, open="403"), {"open": "403"}),
     ]
 )
 _prefixes = itertools.count()

@@ -75,7 +75,7 @@ class CallsModel:
             return "repeated"
         if call.state != "dialing" or call.owner != owner:
             return "stale"
-        self.gate.report(owner, call.era, now, **report)
+        self.gate.report(owner, call.era, now, source=id, **report)
         call.finished, call.owner = owner, None
         call.attempts -= not how.get("used", True)
         call.dials -= not how.get("dialed", True)
