@@ -95,7 +95,7 @@ def send(gate: CircuitBreaker, report: Report, now: float, times: int = 1) -> Pe
 
 def trip(gate: CircuitBreaker, now: float = T0) -> None:
     """Opens a closed gate by failures."""
-    send(gate, SICK, now, times=4)
+    send(gate, SICK, now, times=gate.policy["run_amid_successes"])
     assert look(gate, now)["state"] == "open"
 
 

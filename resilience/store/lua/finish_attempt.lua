@@ -1,6 +1,6 @@
 -- uses: base gate call
 -- Ends an attempt: reports to the gate, moves the call, sets the next deadline.
--- ARGV a: id, owner, policy, report (see gate_report; gen and token are filled in here), to (placed retrying failed
+-- ARGV a: id, owner, policy, report (see gate_report; gen, token, source are set here), to (placed retrying failed
 --   in_doubt deferred queued), event, delay (ms; retrying: until the next attempt, in_doubt: until the look-up),
 --   grace (ms after which a lost message is sent again), dialed (false: nothing was sent, the attempt number is free
 --   again), used (false: the attempt does not count), service_fault (true: a failure of the service, not of this call),
@@ -34,7 +34,7 @@ end
 if c.state ~= 'dialing' or c.owner ~= a.owner then return answer('stale') end
 
 local well = gate_is_well(g)
-a.report.gen, a.report.token = num(c.gen), a.owner
+a.report.gen, a.report.token, a.report.source = num(c.gen), a.owner, c.id
 gate_report(g, a.policy, a.report)
 
 local id = attempt_id(c)

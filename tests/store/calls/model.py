@@ -83,7 +83,7 @@ class CallsModel:
         if call.state != "dialing" or call.owner != owner:
             return "stale"
         well = self.is_well()
-        self.gate.report(owner, call.era, now, **report)
+        self.gate.report(owner, call.era, now, source=id, **report)
         call.finished, call.owner = owner, None
         if how.pop("service_fault", False) and not well:
             if to == "in_doubt":
@@ -157,7 +157,7 @@ class CallsModel:
             else:
                 if call.state == "dialing":
                     call.probe = not self.is_well()
-                    self.gate.report(str(call.owner), call.era, now, "failure")
+                    self.gate.report(str(call.owner), call.era, now, "failure", source=id)
                     self._doubt(call, 0)
                     call.not_before = 0
                 may = self.is_well() or self.looked_at + BETWEEN_LOOKS <= now

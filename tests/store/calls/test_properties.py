@@ -43,6 +43,8 @@ VERDICTS: list[tuple[Verdict, dict[str, object], dict[str, object]]] = [
 ]
 POLICY = {
     "failure_threshold": gate_model.THRESHOLD,
+    "run_amid_successes": gate_model.RUN_AMID,
+    "minimum_calls": gate_model.MINIMUM,
     "max_recovery_timeout": gate_model.MAX_RECOVERY / 1000,
     "half_open_calls": 1,
     "identical_refusals": gate_model.IDENTICAL,

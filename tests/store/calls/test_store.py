@@ -369,10 +369,10 @@ def test_stats_equal_a_recount(store: CallStore, finished: Callable[[str], str],
     for state in TERMINAL:
         finished(state)
     ids = add(store, *"12345")
-    for id, verdict in zip(ids, [steps.RETRY, steps.DOUBT, steps.THROTTLED, steps.HANDED_BACK], strict=False):
-        attempt(store, id, verdict, T0 + 100)
-        gate.control("close", by="ada", now=T0 + 100)
-    claim(store, ids[4], T0 + 100)
+    for n, verdict in enumerate([steps.RETRY, steps.DOUBT, steps.THROTTLED, steps.HANDED_BACK], 1):
+        attempt(store, ids[n - 1], verdict, T0 + 100 * n)
+        gate.control("close", by="ada", now=T0 + 100 * n)
+    claim(store, ids[4], T0 + 500)
 
     assert store.stats() == recount(store)
     assert sum(store.stats().values()) == 9
