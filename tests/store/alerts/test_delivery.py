@@ -48,7 +48,7 @@ class Sinks:
         }
 
     def arrived(self) -> dict[str, list[tuple[str, str]]]:
-        """(message id, text) of each alert that a channel accepted. Telegram has no ids: the subject is in its place."""
+        """(message id, text) of each alert that a channel accepted. Telegram has no ids, but subjects."""
         alerts = self.stand_in.alerts
         return {
             "email": [(alert.alert_id, alert.text.strip()) for alert in alerts.mails],
