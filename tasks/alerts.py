@@ -10,6 +10,7 @@ from celery import signals
 
 from resilience.errors import LinemanError
 from resilience.logger import log
+from resilience.store.events import Event
 from tasks.celery import app, settings
 from tasks.runtime import runtime
 
@@ -22,7 +23,7 @@ def _report(sender: Any = None, exception: Any = None, task_id: str = "", **_: A
     reason = f"{type(exception).__name__} in {getattr(sender, 'name', 'a task')}"
     log("unknown_error", level=logging.ERROR, service="lineman", task_id=task_id, reason=reason, exc_info=exception)
     with suppress(LinemanError):  # the log has it
-        runtime().scripts.tell("unknown_error", service="lineman", reason=reason, task_id=task_id)
+        runtime().store.events.append(Event.UNKNOWN_ERROR, service="lineman", reason=reason, task_id=task_id)
 
 
 @app.task

@@ -61,7 +61,7 @@ class Runtime:
     outbox: AlertOutbox
     sender: Sender
     crm: Crm | None
-    crm_outbox: Outbox
+    outboxes: Mapping[str, Outbox]
 
 
 def build(settings: Settings, scripts: Scripts | None = None) -> Runtime:
@@ -69,7 +69,9 @@ def build(settings: Settings, scripts: Scripts | None = None) -> Runtime:
     if scripts is None:
         r = settings.redis
         scripts = Scripts(connect(r.url, connect_timeout=r.connect_timeout, timeout=r.timeout))
-    store = CallStore(scripts, settings)
+    crm, channels = _crm(settings), _channels(settings)
+    outboxes = {"crm": Outbox(scripts, "crm")} if crm else {}
+    store = CallStore(scripts, settings, outboxes)
     enabled = {name: s for name, s in settings.services.items() if s.enabled}
     eleven = settings.services[DIALER]
     dialer = Interruptible(
@@ -79,7 +81,6 @@ def build(settings: Settings, scripts: Scripts | None = None) -> Runtime:
         agent_phone_number_id=eleven.agent_phone_number_id,
         timeout=(eleven.timeout.connect, eleven.timeout.read),
     )
-    crm, channels = _crm(settings), _channels(settings)
     collector = Collector(scripts, Situation(settings.alerts, tuple(enabled), tuple(channels)))
     return Runtime(
         settings=settings,
@@ -96,7 +97,7 @@ def build(settings: Settings, scripts: Scripts | None = None) -> Runtime:
             collector.outbox, channels, settings.alerts.retry, settings.task_time_limit + 30, settings.secrets
         ),
         crm=crm,
-        crm_outbox=Outbox(scripts, "crm"),
+        outboxes=outboxes,
     )
 
 

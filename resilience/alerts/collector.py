@@ -21,7 +21,8 @@ from resilience.alerts.incidents import State, apply, key_of
 from resilience.alerts.kinds import Kind
 from resilience.alerts.outbox import AlertOutbox
 from resilience.logger import log
-from resilience.store.scripts import Scripts, ms, reached
+from resilience.store.events import Event, Events
+from resilience.store.scripts import Scripts, ms, store_errors
 
 KEPT = 30 * 24 * 3600
 PAGE = 1000
@@ -35,12 +36,12 @@ class Collector:
     def __init__(self, scripts: Scripts, situation: Situation) -> None:
         self.scripts, self.situation = scripts, situation
         self.outbox = AlertOutbox(scripts)
-        self.events, self.key = scripts.key("events"), scripts.key("alerts", "state")
+        self.stream, self.key = Events(scripts), scripts.key("alerts", "state")
 
     def collect(self, *, now: float) -> int:
         """Reads the new events and puts the alerts that they call for into the outbox. Returns the number of alerts."""
         count = 0
-        with reached():
+        with store_errors():
             full = True
             while full:
                 page: Any = partial(self._page, now=now)
@@ -54,25 +55,27 @@ class Collector:
         stored: dict[str, str] = pipe.hgetall(self.key)
         cursor = stored.pop(CURSOR, "")
         stored = _of_known_kinds(stored)
-        events: Any = pipe.xrange(self.events, min=f"({cursor}" if cursor else "-", count=PAGE)
+        read = self.stream.after(cursor, PAGE, pipe)
         state: State = {key: load(json.loads(text)) for key, text in stored.items()}
-        for _, event in events:
+        for event in read.events:
             state = apply(state, event, self.situation.rules.group_interval)
-        full, alerts = len(events) == PAGE, list[Alert]()
+        full, alerts = len(read.events) == PAGE, list[Alert]()
         if not full:  # a later event may end what this page began
             silenced = self._silenced(pipe, {incident.service for incident in state.values()})
             state, alerts = decide_alerts(state, now, replace(self.situation, silenced=silenced))
         after = {key: incident.dump() for key, incident in state.items()}
-        if events:
-            after[CURSOR] = events[-1][0]
-        elif cursor:
-            after[CURSOR] = cursor
+        if read.cursor:
+            after[CURSOR] = read.cursor
         before = stored | ({CURSOR: cursor} if cursor else {})
         fades = bool(after) and pipe.ttl(self.key) < KEPT / 2
         pipe.multi()
         self._write(pipe, before, after, fades=fades)
         for alert in alerts:
             self.outbox.put(pipe, alert)
+        if read.missed:
+            log("events_missed", level=logging.ERROR, service="lineman", missed=read.missed,
+                next_action="none: run the control worker all the time")  # fmt: skip
+            self.stream.append(Event.EVENTS_MISSED, pipe=pipe, service="lineman", missed=read.missed)
         return full, alerts
 
     def _write(self, pipe: Any, before: Mapping[str, str], after: Mapping[str, str], *,
@@ -95,21 +98,21 @@ class Collector:
 
     def incidents(self) -> list[Incident]:
         """The incidents that fire and those that have just ended, the oldest first."""
-        with reached():
+        with store_errors():
             stored: Any = self.scripts.client.hgetall(self.key)
         known = _of_known_kinds(stored)
         return sorted((load(json.loads(text)) for text in known.values()), key=lambda incident: incident.since)
 
     def get(self, kind: Kind, service: str) -> Incident | None:
         """One incident, None where there is none."""
-        with reached():
+        with store_errors():
             text: Any = self.scripts.client.hget(self.key, key_of(kind, service))
         return load(json.loads(text)) if text else None
 
     def silence(self, service: str, seconds: float, *, by: str) -> None:
         """Sends no alert about that service for so many seconds; zero ends the silence."""
         key = self.scripts.key("silence", service)
-        with reached():
+        with store_errors():
             if seconds:
                 self.scripts.client.set(key, by, px=ms(seconds))
             else:
@@ -119,7 +122,7 @@ class Collector:
         """By silenced service: who silenced it, and the seconds left."""
         client: Any = self.scripts.client
         found = {}
-        with reached():
+        with store_errors():
             for service in sorted({*self.situation.services, *self.situation.enabled, *OWN}):
                 key = self.scripts.key("silence", service)
                 by, left = client.get(key), client.pttl(key)

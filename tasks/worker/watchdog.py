@@ -25,7 +25,8 @@ from resilience.alerts.kinds import Kind
 from resilience.alerts.text import render
 from resilience.errors import LinemanError, StoreUnavailable
 from resilience.logger import log
-from resilience.store.scripts import EVENTS_KEPT, Scripts, ms, reached
+from resilience.store.events import Event, Events
+from resilience.store.scripts import Scripts, ms, store_errors
 from tasks.celery import app
 from tasks.runtime import Runtime, runtime
 
@@ -70,7 +71,7 @@ class Rounds:
     def look(self, scripts: Scripts) -> float:
         """Seconds for which there was no round. Sets `go_on` once there was one. Raises StoreUnavailable."""
         now = self.clock()  # before the reading: what takes long is not silence
-        with reached():
+        with store_errors():
             mark: Any = scripts.client.get(scripts.key("dispatched"))
         if self._since is None or mark not in (None, self._mark):  # it expires when the rounds stay away for long
             self.go_on = self._since is not None
@@ -107,19 +108,14 @@ def look(rt: Runtime, rounds: Rounds, interval: float = INTERVAL, silent: float 
     fires = known is not None and known.fires
     away = still >= max(silent, 3 * rt.settings.calls.dispatch.interval)
     if away and not fires:
-        _report(rt.scripts, "dispatcher_silent", now - still, f"no round for {still:.0f} s")
+        reason = f"no round for {still:.0f} s"
+        Events(rt.scripts).append(Event.DISPATCHER_SILENT, now=now - still, service="dispatcher", reason=reason)
     elif fires and rounds.go_on and not away:
-        _report(rt.scripts, "dispatcher_well", now)
+        Events(rt.scripts).append(Event.DISPATCHER_WELL, now=now, service="dispatcher")
     if not away and (rounds.go_on or not fires):
         return 0
     rt.collector.collect(now=now)
     return [rt.sender.deliver(id, channel) for id, channel in rt.sender.take_due()].count("sent")
-
-
-def _report(scripts: Scripts, event: str, at: float, reason: str = "") -> None:
-    fields: Any = {"event": event, "at": ms(at), "service": "dispatcher", "reason": reason}
-    with reached():
-        scripts.client.xadd(scripts.key("events"), fields, maxlen=EVENTS_KEPT)
 
 
 class Outage:

@@ -17,6 +17,7 @@ from resilience.alerts.kinds import Kind
 from resilience.calls.store import CallStore
 from resilience.circuit_breaker import CircuitBreaker
 from resilience.config.settings import Alerts
+from resilience.store.events import Event
 from resilience.store.scripts import Scripts
 from tests.store import steps
 from tests.store.steps import LEASE, OK, T0, add, attempt, trip
@@ -132,7 +133,7 @@ def test_a_call_that_is_in_doubt_for_long_is_notified_once(store: CallStore, col
         store.resolve(id, n, "error", reason="no answer", now=T0 + 60 * (n + 1))
         collector.collect(now=T0 + 60 * (n + 1))
 
-    events = [fields for _, fields in collector.scripts.client.xrange(collector.events)]
+    events = [fields for _, fields in collector.scripts.client.xrange(collector.stream.key)]
 
     assert [fields["at"] for fields in events if fields["event"] == "call_doubt_long"] == [str(int(T0 + 300) * 1000)]
     assert delivered(collector, T0 + 540) == [("opened call_doubt_long", channel) for channel in CHANNELS]
@@ -216,7 +217,7 @@ def test_a_long_stream_is_read_to_its_end_before_anything_is_decided(
     with client.pipeline() as pipe:
         for n in range(2 * PAGE):
             event: Any = {"event": "call_failed", "at": int(T0 * 1000), "service": "elevenlabs", "call_id": f"a:{n}"}
-            pipe.xadd(collector.events, event)
+            pipe.xadd(collector.stream.key, event)
         pipe.execute()
     gate.control("close", by="ada", now=T0 + 5)
 
@@ -310,3 +311,19 @@ def test_an_incident_that_another_release_wrote_is_read(
     assert delivered(collector, T0 + 6) == [("resolved service_down", channel) for channel in CHANNELS]
     assert [incident.kind for incident in collector.incidents()] == ["service_down"]
     assert client.hexists(STATE, newer)
+
+
+def test_what_was_dropped_before_it_was_read_is_reported_once(client: redis.Redis, collector: Collector) -> None:
+    stream = collector.stream
+    stream.append(Event.HEALTH_UP, now=T0, service="crm")
+    collector.collect(now=T0)
+    for _ in range(3):
+        stream.append(Event.HEALTH_UP, now=T0, service="crm")
+    client.xtrim(stream.key, maxlen=1, approximate=False)
+
+    for n in range(3):
+        collector.collect(now=T0 + n)
+
+    reported = [fields for _, fields in client.xrange(stream.key) if fields["event"] == Event.EVENTS_MISSED]
+    assert [fields["missed"] for fields in reported] == ["2"]
+    assert delivered(collector, T0 + 3) == [("opened events_missed", channel) for channel in CHANNELS]
