@@ -83,9 +83,9 @@ class Kind(StrEnum):
         "(`unknown_error`): please report it.",
     )  # fmt: skip
     CALL_DAMAGED = "call_damaged", Counts(
-        "warning", "damaged call", "damaged calls", run="calls list --state needs_review",
-        next_step="A damaged call is not dialed; the others go on. Look it up at the provider, and enqueue its contact "
-        "again under another id only if it did not ring.",
+        "warning", "damaged call", "damaged calls", run="status",
+        next_step="A damaged call is left alone; the other calls go on. Look it up at the provider, and enqueue its "
+        "contact under another id only if it did not ring.",
     )  # fmt: skip
     LOOK_UP_REFUSED = "look_up_refused", Counts(
         "critical", "look-up refused", "look-ups refused", run="services list",
