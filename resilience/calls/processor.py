@@ -23,6 +23,7 @@ from resilience.config.settings import Settings
 from resilience.errors import Category, InDoubtError, PermanentError, Scope, Sent, ServiceError, ThrottledError
 from resilience.logger import log
 from resilience.retry import next_delay
+from resilience.store.events import Event
 
 # An error nobody named: when the look-ups find that nothing rang, the call has failed and is not dialed again.
 UNNAMED = ("unknown", "unknown_status")
@@ -169,7 +170,7 @@ class CallProcessor:
             return None
         ids = " ".join(conversation.id for conversation in found)
         if len(found) > 1:
-            self.store.scripts.tell("call_rang_twice", service=DIALER, call_id=claim.call_id, conversation_id=ids)
+            self.store.events.append(Event.CALL_RANG_TWICE, service=DIALER, call_id=claim.call_id, conversation_id=ids)
         return Verdict(
             State.PLACED,
             Report(Outcome.IGNORED),

@@ -1,8 +1,8 @@
-"""Where every call stands: the truth, of which Celery's messages are only wake-up calls.
+"""The state of every call: the truth, of which Celery's messages are only wake-up calls.
 
-Each method is one script and one round trip, safe to repeat. No transition leaves a terminal state but by a person's
-word, each names the owner of the attempt it ends, and every non-terminal call has a deadline by which the dispatcher
-looks at it again. The transitions are in lua/shared/call.lua and the scripts that use it. All raise StoreUnavailable.
+Each method is one script and one round trip, safe to repeat. No transition leaves a terminal state except by an
+operator's `retry`. Each names the owner of the attempt that it ends. Every non-terminal call has a deadline by which
+the dispatcher looks at it again. The transitions are in lua/shared/call.lua and the scripts that use it.
 """
 
 from __future__ import annotations
@@ -16,23 +16,30 @@ from resilience.calls.contacts import Contact
 from resilience.circuit_breaker import policy_of
 from resilience.config.settings import Settings
 from resilience.errors import InvalidContact
-from resilience.store.scripts import Scripts, ms, reached
+from resilience.store.events import Events
+from resilience.store.scripts import Scripts, ms, store_errors
 
 T = TypeVar("T")
 DIALER = "elevenlabs"  # the service whose gate every call goes through
 BATCH = 200  # calls a script: about 5 ms of the server's time
-# How long a call may wait for its turn or its gate before the dispatcher makes sure that it still stands in line.
+# Seconds that a call waits for its turn or its gate before the dispatcher checks that it is still in line.
 BACKLOG_CHECK = 300.0
 
 
 class CallStore:
-    """The calls in one Redis. Times passed as `now` are unix seconds; without it the server's clock is used."""
+    """The calls in one Redis. Every method raises StoreUnavailable.
 
-    def __init__(self, scripts: Scripts, settings: Settings) -> None:
-        self.scripts, self.settings = scripts, settings
-        self._common = {"backlog_check": ms(BACKLOG_CHECK), "retention": ms(settings.calls.retention)}
-        if "crm" in settings.services and settings.services["crm"].enabled:
-            self._common["crm"] = 1
+    `outboxes` are the names of those that a call is enrolled in when it ends. `now` is unix seconds, the server's time
+    where it is left out.
+    """
+
+    def __init__(self, scripts: Scripts, settings: Settings, outboxes: Iterable[str] = ()) -> None:
+        self.scripts, self.settings, self.events = scripts, settings, Events(scripts)
+        self._common = {
+            "backlog_check": ms(BACKLOG_CHECK),
+            "retention": ms(settings.calls.retention),
+            "outboxes": list(outboxes),
+        }
         self._service = settings.services[DIALER]
         self._policy = policy_of(self._service)
 
@@ -55,7 +62,7 @@ class CallStore:
         early_ok: bool = False,
         now: float | None = None,
     ) -> Claim | NotBegun:
-        """Begins an attempt, if the call is due and its gate lets it through. `owner` is this run's own token."""
+        """Begins an attempt, if the call is due and its gate admits it. `owner` is this run's own token."""
         a = self._run(
             "begin_attempt",
             now,
@@ -92,7 +99,7 @@ class CallStore:
         )
 
     def finish(self, claim: Claim, verdict: Verdict, *, now: float | None = None) -> Finished:
-        """Ends the attempt: the gate is told, the call moves on."""
+        """Ends the attempt: reports its outcome to the gate and moves the call on."""
         args = {
             "reason": verdict.reason,
             "category": verdict.category,
@@ -166,26 +173,26 @@ class CallStore:
         return Work(a.get("place", ()), a.get("look_up", ()), bool(a["more"]))
 
     def command(self, id: str, action: str, *, now: float | None = None) -> Finished:
-        """A person's word: retry or cancel. The answer is done, refused or unknown."""
+        """An operator's command, retry or cancel. The answer is done, refused or unknown."""
         a = self._run("command_call", now, id=id, action=action)
         return Finished(a["answer"], a["state"])
 
     def get(self, id: str) -> dict[str, str]:
         """A call's fields, empty where there is no such call."""
-        with reached():
+        with store_errors():
             call: Any = self.scripts.client.hgetall(self.scripts.key("call", id))
         return dict(call)
 
     def history(self, id: str) -> list[dict[str, Any]]:
         """A call's last events, oldest first; `at` is unix ms."""
-        with reached():
+        with store_errors():
             lines = self.scripts.client.lrange(self.scripts.key("history", id), 0, -1)
         return [json.loads(line) for line in lines]
 
     def calls(self, *, state: str | None = None, campaign: str | None = None) -> Iterator[dict[str, str]]:
         """All calls, or those of one state or campaign, a page at a time."""
         client = self.scripts.client
-        with reached():
+        with store_errors():
             # A scan may name a call more than once.
             ids = dict.fromkeys(id for id, _ in client.zscan_iter(self.scripts.key("calls"), count=BATCH))
             for id_batch in _batches(ids):
@@ -197,8 +204,8 @@ class CallStore:
                         yield call
 
     def stats(self) -> dict[str, int]:
-        """How many calls stand in each state."""
-        with reached():
+        """The number of calls in each state."""
+        with store_errors():
             counts = self.scripts.client.hgetall(self.scripts.key("stats"))
         return {state.value: int(counts.get(state.value, 0)) for state in State}
 
@@ -225,7 +232,7 @@ def _batches(items: Iterable[T]) -> Iterator[list[T]]:
             if len(batch) == BATCH:
                 yield batch
                 batch = []
-    except InvalidContact:  # raised by `items`: what stands before it is handed on all the same
+    except InvalidContact:  # raised by `items`: what came before it is handed on all the same
         if batch:
             yield batch
         raise

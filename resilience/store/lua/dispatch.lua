@@ -13,18 +13,15 @@ local function take_due(id)
   elseif c.state == 'queued' or c.state == 'retrying' then
     call_wait(c)
   elseif c.state == 'dialing' then
-    call_move(c, 'in_doubt', now, 'call_in_doubt',
-      {looks = num(c.looks), absent = 0, errors = 0, doubt_since = now, doubt_told = false,
-        owner = false, reason = 'the worker did not report in time'},
-      {attempt_id = attempt_id(c), reason = 'the worker did not report in time'})
-    redis.call('ZADD', key('due'), int(now + a.look_up_timeout), id)
+    local reason = 'the worker did not report in time'
+    call_move(c, 'in_doubt', 'call_in_doubt', {owner = false, reason = reason},
+      {attempt_id = attempt_id(c), reason = reason}, now + a.look_up_timeout)
     look_up[#look_up + 1] = id
   elseif c.state == 'in_doubt' then
     redis.call('ZADD', key('due'), int(now + a.look_up_timeout), id)
     look_up[#look_up + 1] = id
   elseif c.state == 'deferred' then
-    redis.call('ZADD', key('deferred', c.service), c.created, id)
-    redis.call('ZADD', key('due'), int(now + a.backlog_check), id)
+    call_defer(c)
   end
 end
 
@@ -53,8 +50,7 @@ local function release(service, s)
     local c = call_load(id)
     redis.call('ZREM', deferred, id)
     if c and c.state == 'deferred' then
-      call_move(c, 'queued', now, 'call_released', {reason = false}, {breaker_state = g.state})
-      call_wait(c)
+      call_move(c, 'queued', 'call_released', {reason = false}, {breaker_state = g.state})
     end
   end
 end

@@ -11,8 +11,8 @@ local c = call_load(a.id)
 if not c then return cjson.encode({answer = 'stale', state = 'unknown'}) end
 local g = gate_load(c.service)
 
-local function answer(word)
-  return cjson.encode({answer = word, state = c.state, breaker_state = g.state, attempts = num(c.attempts)})
+local function answer(what)
+  return cjson.encode({answer = what, state = c.state, breaker_state = g.state, attempts = num(c.attempts)})
 end
 
 if c.finished == a.owner then return answer('repeated') end
@@ -31,24 +31,16 @@ if not a.dialed then
   changes.dials = num(c.dials) - 1
   if changes.dials == 0 then changes.first_dial = false end
 end
-local due = false
+local due
 if a.to == 'retrying' then
   changes.not_before = now + a.delay
   due = changes.not_before + a.grace
 elseif a.to == 'in_doubt' then
-  -- looks is never set back: a look-up of an earlier doubt that comes late must not fit.
-  changes.looks, changes.absent, changes.errors, changes.doubt_since = num(c.looks), 0, 0, now
-  changes.not_before, changes.doubt_told = now + a.delay, false
+  changes.not_before = now + a.delay
   due = changes.not_before
-elseif a.to == 'deferred' then
-  due = now + a.backlog_check
 elseif a.to == 'placed' then
   changes.conversation_id = a.conversation_id
-elseif a.to == 'queued' then
-  due = now
 end
-call_move(c, a.to, due, a.event, changes, {attempt_id = id, reason = a.reason, category = a.category, code = a.code,
-  conversation_id = a.conversation_id, breaker_state = g.state, next_at = changes.not_before})
-if a.to == 'deferred' then redis.call('ZADD', key('deferred', c.service), c.created, c.id) end
-if a.to == 'queued' then call_wait(c) end
+call_move(c, a.to, a.event, changes, {attempt_id = id, reason = a.reason, category = a.category, code = a.code,
+  conversation_id = a.conversation_id, breaker_state = g.state, next_at = changes.not_before}, due)
 return answer('done')

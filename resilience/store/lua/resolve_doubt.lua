@@ -22,7 +22,7 @@ local fields = {attempt_id = attempt_id(c), reason = a.reason, category = c.cate
 
 if a.result == 'found' then
   fields.conversation_id, fields.conversations = a.conversation_id, a.conversations
-  call_move(c, 'placed', false, 'call_placed', {conversation_id = a.conversation_id, looks = looks, reason = false,
+  call_move(c, 'placed', 'call_placed', {conversation_id = a.conversation_id, looks = looks, reason = false,
     conversations = a.conversations}, fields)
   if a.conversations > 1 then
     remember(c, 'call_rang_twice', {conversation_id = a.found, conversations = a.conversations, service = c.service})
@@ -31,20 +31,20 @@ elseif absent >= a.polls then
   local reason = 'looked up ' .. int(absent) .. ' times, never rang'
   fields.reason = reason
   if c.category == 'permanent' or tonumber(c.attempts) >= a.max_attempts then
-    call_move(c, 'failed', false, 'call_failed', {reason = (c.reason or '') .. '; ' .. reason, looks = looks}, fields)
+    call_move(c, 'failed', 'call_failed', {reason = (c.reason or '') .. '; ' .. reason, looks = looks}, fields)
   else
-    call_move(c, 'retrying', now + a.delay, 'call_retrying',
-      {not_before = now + a.delay, reason = reason, looks = looks}, fields)
+    call_move(c, 'retrying', 'call_retrying', {not_before = now + a.delay, reason = reason, looks = looks}, fields,
+      now + a.delay)
   end
 elseif (absent + errors) * a.interval >= a.give_up then
   fields.reason = 'the look-ups did not get an answer'
-  call_move(c, 'needs_review', false, 'call_needs_review', {reason = fields.reason, looks = looks}, fields)
+  call_move(c, 'needs_review', 'call_needs_review', {reason = fields.reason, looks = looks}, fields)
 else
   write(c.key, c, {looks = looks, absent = absent, errors = errors, not_before = now + a.interval})
   redis.call('ZADD', key('due'), c.not_before, c.id)
   remember(c, 'call_looked_up', {attempt_id = attempt_id(c), result = a.result, reason = a.reason, service = c.service})
-  if now - tonumber(c.doubt_since) >= a.doubt_after and not c.doubt_told then
-    write(c.key, c, {doubt_told = 1})
+  if now - tonumber(c.doubt_since) >= a.doubt_after and not c.doubt_reported then
+    write(c.key, c, {doubt_reported = 1})
     remember(c, 'call_doubt_long', {attempt_id = attempt_id(c), reason = a.reason or c.reason, service = c.service,
       doubt_since = c.doubt_since})
   end

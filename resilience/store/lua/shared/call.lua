@@ -1,6 +1,6 @@
--- One call: HASH call:<id>. Every non-terminal call stands in ZSET due by the time somebody must look at it again;
--- ZSET backlog holds those that wait for a message of Celery's, deferred:<service> those that wait for a gate.
--- ZSET calls is the index, scored by expiry; HASH stats counts calls by state.
+-- One call: HASH call:<id>. Every non-terminal call is in ZSET due, scored by the time when somebody must look at it
+-- again. ZSET backlog holds the calls that wait for a message of Celery's, deferred:<service> those that wait for a gate.
+-- ZSET calls is the index, scored by expiry. HASH stats counts calls by state.
 local TERMINAL = {placed = true, failed = true, needs_review = true, cancelled = true}
 local HISTORY_KEPT = 100
 
@@ -11,7 +11,7 @@ local function call_load(id)
   return c
 end
 
--- Into the call's own history and, but for the intake of a whole list, into the event stream.
+-- Adds to the call's own history and, except for the intake of a whole list, to the event stream.
 local function remember(c, event, fields)
   local line = {event = event, at = int(now)}
   for f, v in pairs(fields) do if v ~= nil and v ~= '' then line[f] = text(v) end end
@@ -22,45 +22,62 @@ local function remember(c, event, fields)
   emit(event, line)
 end
 
--- The one place where a call changes its state. `due` is ms, false for a terminal state.
-local function call_move(c, to, due, event, changes, fields)
+-- Puts a call into the backlog; the oldest goes first. The deadline covers a message that gets lost.
+local function call_wait(c)
+  redis.call('ZADD', key('backlog'), c.created, c.id)
+  redis.call('ZADD', key('due'), int(now + a.backlog_check), c.id)
+end
+
+-- Puts a deferred call into its service's line.
+local function call_defer(c)
+  redis.call('ZADD', key('deferred', c.service), c.created, c.id)
+  redis.call('ZADD', key('due'), int(now + a.backlog_check), c.id)
+end
+
+-- A terminal call is due in each outbox that is on. The dispatcher forgets the call at `retention`, with its count; the
+-- TTL is for a fleet that has gone away.
+local function call_end(c)
+  for _, outbox in ipairs(a.outboxes or {}) do
+    redis.call('ZADD', key(outbox, 'due'), seconds(now), c.id)
+    redis.call('PEXPIRE', key(outbox, 'due'), int(a.retention))
+  end
+  redis.call('PEXPIRE', c.key, int(a.retention * 2))
+  redis.call('PEXPIRE', key('history', c.id), int(a.retention * 2))
+  redis.call('ZADD', key('calls'), int(now + a.retention), c.id)
+  if redis.call('EXISTS', key('due')) == 0 then redis.call('PEXPIRE', key('calls'), int(a.retention * 2)) end
+end
+
+-- The one place where a call changes its state, with all that belongs to the state. `due` is in ms, for the states that
+-- have a deadline of their own: dialing, retrying and in_doubt.
+local function call_move(c, to, event, changes, fields, due)
   local from = c.state
   if from ~= to then
     if from then redis.call('HINCRBY', key('stats'), from, -1) end
     redis.call('HINCRBY', key('stats'), to, 1)
   end
+  if to == 'in_doubt' then
+    -- looks is never set back: a late look-up of an earlier doubt must not be taken for one of this doubt.
+    changes.looks, changes.absent, changes.errors = tonumber(c.looks or 0), 0, 0
+    changes.doubt_since, changes.doubt_reported = now, false
+  end
   changes.state, changes.updated = to, now
   write(c.key, c, changes)
   if from == 'deferred' then redis.call('ZREM', key('deferred', c.service), c.id) end
-  if to ~= 'queued' then redis.call('ZREM', key('backlog'), c.id) end
-  if due then redis.call('ZADD', key('due'), int(due), c.id) else redis.call('ZREM', key('due'), c.id) end
+  if to == 'queued' then call_wait(c) else redis.call('ZREM', key('backlog'), c.id) end
+  if to == 'deferred' then call_defer(c) end
+  if TERMINAL[to] then redis.call('ZREM', key('due'), c.id) end
+  if due then redis.call('ZADD', key('due'), int(due), c.id) end
   fields.from, fields.state, fields.attempts, fields.service = from, to, c.attempts, c.service
   remember(c, event, fields)
-  if TERMINAL[to] then
-    if a.crm and to ~= 'cancelled' then
-      redis.call('ZADD', key('crm', 'due'), int(now / 1000), c.id)
-      redis.call('PEXPIRE', key('crm', 'due'), int(a.retention))
-    end
-    -- The dispatcher forgets it at `retention`, with its count; the TTL is for a fleet that has gone away.
-    redis.call('PEXPIRE', c.key, int(a.retention * 2))
-    redis.call('PEXPIRE', key('history', c.id), int(a.retention * 2))
-    redis.call('ZADD', key('calls'), int(now + a.retention), c.id)
-    if redis.call('EXISTS', key('due')) == 0 then redis.call('PEXPIRE', key('calls'), int(a.retention * 2)) end
-  end
-end
-
--- Waiting for a message: the oldest call goes first. The deadline covers a message that gets lost.
-local function call_wait(c)
-  redis.call('ZADD', key('backlog'), c.created, c.id)
-  redis.call('ZADD', key('due'), int(now + a.backlog_check), c.id)
+  if TERMINAL[to] then call_end(c) end
 end
 
 local function call_create(n, service)
   local c = {id = n.id, key = key('call', n.id)}
   redis.call('PERSIST', key('calls'))
   redis.call('ZADD', key('calls'), '+inf', n.id)
-  call_move(c, 'queued', now, 'call_queued', {id = n.id, campaign = n.campaign, contact_id = n.contact_id,
-    phone = n.phone, name = n.name, fields = n.fields, service = service, created = now, attempts = 0, dials = 0}, {})
+  call_move(c, 'queued', 'call_queued', {id = n.id, campaign = n.campaign, contact_id = n.contact_id, phone = n.phone,
+    name = n.name, fields = n.fields, service = service, created = now, attempts = 0, dials = 0}, {})
   return c
 end
 
