@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from resilience.calls.call import EVENT_OF, Claim, Finished, NotBegun, State, Verdict, Work, call_id
 from resilience.calls.contacts import Contact
-from resilience.circuit_breaker import policy_of
+from resilience.circuit_breaker import Report, policy_of
 from resilience.config.settings import Settings
 from resilience.errors import InvalidContact
 from resilience.store.events import Events
@@ -42,6 +42,7 @@ class CallStore:
         }
         self._service = settings.services[DIALER]
         self._policy = policy_of(self._service)
+        self._release = self._service.release.model_dump()
 
     def enqueue(self, contacts: Iterable[Contact], campaign: str, *, now: float | None = None) -> tuple[int, int]:
         """Writes the contacts' calls, in batches. Returns how many are new, and how many were known already."""
@@ -70,6 +71,7 @@ class CallStore:
             owner=owner,
             service=DIALER,
             policy=self._policy,
+            release=self._release,
             lease=ms(self.settings.lease(DIALER)),
             early_ok=early_ok or None,
             contact=None if contact is None else _as_args(contact, campaign),
@@ -119,6 +121,7 @@ class CallStore:
             grace=ms(self.settings.calls.dispatch.republish),
             dialed=verdict.dialed,
             used=verdict.used,
+            service_fault=verdict.service_fault or None,
             **args,
         )
         return Finished(a["answer"], a["state"], a.get("breaker_state", ""), a.get("attempts", 0))
@@ -131,9 +134,13 @@ class CallStore:
         conversations: Sequence[str] = (),
         *,
         reason: str | None = None,
+        report: Report | None = None,
         now: float | None = None,
     ) -> Finished:
-        """Takes one look-up's result (found, absent, error). `look` is the count that get() said before looking."""
+        """Takes one look-up's result (found, absent, error). `look` is the count that get() said before looking.
+
+        `report`: what a refused look-up says about the service.
+        """
         rules, retry = self.settings.calls.look_up, self._service.retry
         a = self._run(
             "resolve_doubt",
@@ -151,6 +158,8 @@ class CallStore:
             max_attempts=retry.max_attempts,
             delay=ms(retry.initial_delay),
             doubt_after=ms(self.settings.alerts.doubt_after),
+            policy=self._policy,
+            report=None if report is None else report.as_args(),
         )
         return Finished(a["answer"], a["state"])
 
@@ -169,6 +178,7 @@ class CallStore:
             services=services,
             republish=ms(self.settings.calls.dispatch.republish),
             look_up_timeout=ms(2 * self.settings.lease(DIALER)),
+            look_up_interval=ms(self.settings.calls.look_up.interval),
         )
         return Work(a.get("place", ()), a.get("look_up", ()), bool(a["more"]))
 

@@ -22,15 +22,16 @@ local function remember(c, event, fields)
   emit(event, line)
 end
 
--- Puts a call into the backlog; the oldest goes first. The deadline covers a message that gets lost.
+-- Puts a call into the backlog; the oldest goes first. The deadline covers a message that gets lost. `turn` is the place
+-- of a call that went behind the others.
 local function call_wait(c)
-  redis.call('ZADD', key('backlog'), c.created, c.id)
+  redis.call('ZADD', key('backlog'), c.turn or c.created, c.id)
   redis.call('ZADD', key('due'), int(now + a.backlog_check), c.id)
 end
 
 -- Puts a deferred call into its service's line.
 local function call_defer(c)
-  redis.call('ZADD', key('deferred', c.service), c.created, c.id)
+  redis.call('ZADD', key('deferred', c.service), c.turn or c.created, c.id)
   redis.call('ZADD', key('due'), int(now + a.backlog_check), c.id)
 end
 

@@ -81,6 +81,12 @@ local function gate_admit(g, p, token, lease)
   return true
 end
 
+-- Whether the service was well, as far as the gate knows: asked before an attempt is reported, it says whose fault a
+-- failure is.
+local function gate_is_well(g)
+  return g.state == 'closed' and g.health ~= 'down'
+end
+
 local function bucket(g, slot)
   local s, ok, fail, slow = string.match(g['b' .. slot % BUCKETS] or '', '^(%d+):(%d+):(%d+):(%d+)$')
   if tonumber(s) ~= slot then return 0, 0, 0 end
