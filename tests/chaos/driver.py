@@ -98,7 +98,7 @@ class Campaign:
             if not all(producer.acked for producer in self.injector.producers):
                 return False
             stats = self.fleet.redis.hgetall(f"{PREFIX}:stats")
-            return not any(int(n) for state, n in stats.items() if not State(state).is_terminal)
+            return not any(int(stats.get(state, 0)) for state in State if not state.is_terminal)
 
         try:
             self._until("all calls have come to their end", SETTLE_S, settled)

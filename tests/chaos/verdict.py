@@ -136,7 +136,8 @@ def leftovers(fleet: Fleet) -> list[str]:
     calls = [client.hgetall(key) for key in client.scan_iter(f"{PREFIX}:call:*")]
     found += [f"{call['id']} is still claimed" for call in calls if "owner" in call]
     counted = Counter(call["state"] for call in calls)
-    stats = Counter({state: int(n) for state, n in client.hgetall(f"{PREFIX}:stats").items() if int(n)})
+    numbers = client.hgetall(f"{PREFIX}:stats")  # the number of the last event is in it as well
+    stats = Counter({state.value: int(numbers[state]) for state in State if int(numbers.get(state, 0))})
     if counted != stats:
         found.append(f"stats say {dict(stats)}, a recount {dict(counted)}")
     return found
