@@ -9,6 +9,7 @@ from typing import Any
 from kombu.exceptions import OperationalError
 
 from resilience.logger import log
+from resilience.store.scripts import ms
 from tasks import crm
 from tasks.calls import look_up, place_call
 from tasks.celery import app
@@ -16,6 +17,7 @@ from tasks.runtime import runtime
 
 # The task that empties each outbox.
 TASKS: Mapping[str, Any] = {"crm": crm.write}
+STRAYS = 1000  # messages of the default queue that a tick looks at: a few ms of the server's time
 AGAIN = 600.0  # seconds until a member of an outbox is published again: longer than its task's own retries
 
 
@@ -43,7 +45,7 @@ def dispatch() -> dict[str, int]:
         return {}
     if app.conf.broker_url == rt.settings.redis.url:
         # Contacts from an app that names no queue are in a list that none of our workers reads.
-        strays = {"from": "celery", "to": "calls", "task": place_call.name, "most": rules.feed}
+        strays = {"from": "celery", "to": "calls", "task": place_call.name, "most": STRAYS, "kept": ms(AGAIN)}
         rt.scripts.run("adopt_strays", strays)
     placed = looked_up = 0
     more = True

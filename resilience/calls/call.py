@@ -63,7 +63,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class NotBegun:
-    """Why no attempt was begun: deferred (the gate is shut), duplicate, early, or unknown (no such call)."""
+    """Why no attempt began: deferred (the gate is shut), duplicate, early, or unknown (no such call)."""
 
     answer: str
     state: str

@@ -8,25 +8,25 @@ the dispatcher looks at it again. The transitions are in lua/shared/call.lua and
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from resilience.calls.call import EVENT_OF, Claim, Finished, NotBegun, State, Verdict, Work, call_id
+from resilience.calls.call import EVENT_OF, Claim, Finished, NotBegun, Verdict, Work, call_id
 from resilience.calls.contacts import Contact
+from resilience.calls.reader import BATCH, CallReader, batches
 from resilience.circuit_breaker import Report, policy_of
 from resilience.config.settings import Settings
-from resilience.errors import InvalidContact
 from resilience.store.events import Events
-from resilience.store.scripts import Scripts, ms, store_errors
+from resilience.store.scripts import Scripts, ms
 
-T = TypeVar("T")
+__all__ = ["BACKLOG_CHECK", "BATCH", "DIALER", "CallStore"]
+
 DIALER = "elevenlabs"  # the service whose gate every call goes through
-BATCH = 200  # calls a script: about 5 ms of the server's time
 # Seconds that a call waits for its turn or its gate before the dispatcher checks that it is still in line.
 BACKLOG_CHECK = 300.0
 
 
-class CallStore:
+class CallStore(CallReader):
     """The calls in one Redis. Every method raises StoreUnavailable.
 
     `outboxes` are the names of those that a call is enrolled in when it ends. `now` is unix seconds, the server's time
@@ -34,7 +34,8 @@ class CallStore:
     """
 
     def __init__(self, scripts: Scripts, settings: Settings, outboxes: Iterable[str] = ()) -> None:
-        self.scripts, self.settings, self.events = scripts, settings, Events(scripts)
+        super().__init__(scripts)
+        self.settings, self.events = settings, Events(scripts)
         self._common = {
             "backlog_check": ms(BACKLOG_CHECK),
             "retention": ms(settings.calls.retention),
@@ -47,7 +48,7 @@ class CallStore:
     def enqueue(self, contacts: Iterable[Contact], campaign: str, *, now: float | None = None) -> tuple[int, int]:
         """Writes the contacts' calls, in batches. Returns how many are new, and how many were known already."""
         new = known = 0
-        for batch in _batches(contacts):
+        for batch in batches(contacts):
             calls = [_as_args(contact, campaign) for contact in batch]
             answers = self._run("enqueue", now, calls=calls, service=DIALER)
             new, known = new + sum(answers), known + len(answers) - sum(answers)
@@ -76,29 +77,7 @@ class CallStore:
             early_ok=early_ok or None,
             contact=None if contact is None else _as_args(contact, campaign),
         )
-        if a["answer"] != "go":
-            wait = a.get("retry_after")
-            return NotBegun(
-                a["answer"],
-                a.get("state", ""),
-                a.get("breaker_state", ""),
-                a.get("attempts", 0),
-                None if wait is None else wait / 1000,
-                a.get("reason", ""),
-            )
-        who = Contact(a["contact_id"], a["phone"], a.get("name", ""), json.loads(a["fields"]))
-        return Claim(
-            id,
-            owner,
-            a["attempt_id"],
-            a["attempts"],
-            who,
-            a["campaign"],
-            a["breaker_state"],
-            a["look_since"] / 1000,
-            a["look_first"],
-            a["must_look"],
-        )
+        return _claim(id, owner, a) if a["answer"] == "go" else _not_begun(a)
 
     def finish(self, claim: Claim, verdict: Verdict, *, now: float | None = None) -> Finished:
         """Ends the attempt: reports its outcome to the gate and moves the call on."""
@@ -175,6 +154,7 @@ class CallStore:
             now,
             batch=batch,
             room=room,
+            dialer=DIALER,
             services=services,
             republish=ms(self.settings.calls.dispatch.republish),
             look_up_timeout=ms(2 * self.settings.lease(DIALER)),
@@ -187,40 +167,35 @@ class CallStore:
         a = self._run("command_call", now, id=id, action=action)
         return Finished(a["answer"], a["state"])
 
-    def get(self, id: str) -> dict[str, str]:
-        """A call's fields, empty where there is no such call."""
-        with store_errors():
-            call: Any = self.scripts.client.hgetall(self.scripts.key("call", id))
-        return dict(call)
-
-    def history(self, id: str) -> list[dict[str, Any]]:
-        """A call's last events, oldest first; `at` is unix ms."""
-        with store_errors():
-            lines = self.scripts.client.lrange(self.scripts.key("history", id), 0, -1)
-        return [json.loads(line) for line in lines]
-
-    def calls(self, *, state: str | None = None, campaign: str | None = None) -> Iterator[dict[str, str]]:
-        """All calls, or those of one state or campaign, a page at a time."""
-        client = self.scripts.client
-        with store_errors():
-            # A scan may name a call more than once.
-            ids = dict.fromkeys(id for id, _ in client.zscan_iter(self.scripts.key("calls"), count=BATCH))
-            for id_batch in _batches(ids):
-                pipe = client.pipeline(transaction=False)
-                for id in id_batch:
-                    pipe.hgetall(self.scripts.key("call", id))
-                for call in pipe.execute():
-                    if call and state in (None, call["state"]) and campaign in (None, call["campaign"]):
-                        yield call
-
-    def stats(self) -> dict[str, int]:
-        """The number of calls in each state."""
-        with store_errors():
-            counts = self.scripts.client.hgetall(self.scripts.key("stats"))
-        return {state.value: int(counts.get(state.value, 0)) for state in State}
-
     def _run(self, script: str, now: float | None, **args: Any) -> Any:
         return self.scripts.run(script, self._common | args, now)
+
+
+def _claim(id: str, owner: str, a: Mapping[str, Any]) -> Claim:
+    return Claim(
+        id,
+        owner,
+        a["attempt_id"],
+        a["attempts"],
+        Contact(a["contact_id"], a["phone"], a.get("name", ""), json.loads(a["fields"])),
+        a["campaign"],
+        a["breaker_state"],
+        a["look_since"] / 1000,
+        a["look_first"],
+        a["must_look"],
+    )
+
+
+def _not_begun(a: Mapping[str, Any]) -> NotBegun:
+    wait = a.get("retry_after")
+    return NotBegun(
+        a["answer"],
+        a.get("state", ""),
+        a.get("breaker_state", ""),
+        a.get("attempts", 0),
+        None if wait is None else wait / 1000,
+        a.get("reason", ""),
+    )
 
 
 def _as_args(contact: Contact, campaign: str) -> Mapping[str, str]:
@@ -232,19 +207,3 @@ def _as_args(contact: Contact, campaign: str) -> Mapping[str, str]:
         "name": contact.name,
         "fields": json.dumps(dict(contact.fields)),
     }
-
-
-def _batches(items: Iterable[T]) -> Iterator[list[T]]:
-    batch: list[T] = []
-    try:
-        for item in items:
-            batch.append(item)
-            if len(batch) == BATCH:
-                yield batch
-                batch = []
-    except InvalidContact:  # raised by `items`: what came before it is handed on all the same
-        if batch:
-            yield batch
-        raise
-    if batch:
-        yield batch

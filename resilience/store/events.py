@@ -33,6 +33,7 @@ class Event(StrEnum):
     CALL_NEEDS_REVIEW = "call_needs_review"
     CALL_CANCELLED = "call_cancelled"
     CALL_REQUEUED = "call_requeued"
+    CALL_DAMAGED = "call_damaged"
     CONTACT_REFUSED = "contact_refused"
     BREAKER_OPENED = "breaker_opened"
     BREAKER_HALF_OPEN = "breaker_half_open"

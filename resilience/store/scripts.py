@@ -61,8 +61,7 @@ class Scripts:
 
     def take_slot(self, name: str, seconds: float) -> bool:
         """Whether the caller is the first to ask for `name` in the last `seconds`: one runner a slot."""
-        with store_errors():
-            return bool(self.client.set(self.key("slot", name), "taken", nx=True, px=max(1, ms(seconds))))
+        return bool(self.run("take_slot", {"name": name, "length": max(1, ms(seconds))}))
 
 
 @contextmanager

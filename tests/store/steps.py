@@ -19,9 +19,7 @@ OK = Report(Outcome.SUCCESS)
 SICK = Report(Outcome.FAILURE, code="http_503", reason="503")
 
 PLACED = Verdict(State.PLACED, OK, conversation_id="conv_1")
-RETRY = Verdict(
-    State.RETRYING, SICK, delay=5, reason="503", category="transient", code="http_503", service_fault=True
-)
+RETRY = Verdict(State.RETRYING, SICK, delay=5, reason="503", category="transient", code="http_503", service_fault=True)
 FAILED = Verdict(State.FAILED, Report(Outcome.REFUSED, code="bad_number"), reason="bad number", category="permanent")
 DOUBT = Verdict(
     State.IN_DOUBT, SICK, delay=20, reason="no answer", category="transient", code="timeout", service_fault=True

@@ -1,7 +1,8 @@
 -- uses: base gate ramp call
 -- One tick of the dispatcher: takes what is due, releases what the gates allow, feeds Celery, forgets the expired.
 -- ARGV a: batch (how many due calls at most), room (how many messages Celery's queue still takes), republish,
---   look_up_timeout, look_up_interval, backlog_check, retention, services {name: {policy, rate, max_rate}}
+--   look_up_timeout, look_up_interval, backlog_check, retention, dialer (the service of all calls), services {name:
+--   {policy, rate, max_rate}}
 -- Returns {place: [ids], look_up: [ids], more: 1 when a full batch was due}.
 -- Invariant: what is handed out here comes back by its deadline unless somebody moves it on.
 local look_up = {}
@@ -24,9 +25,24 @@ local function look(c)
   end
 end
 
+-- A call that cannot be read is reported once and left out; it is looked at again, because a person may repair it.
+local function load(id)
+  local c, fault = call_read(id)
+  if fault and redis.call('HSETNX', key('damaged'), id, fault) == 1 then
+    redis.call('PEXPIRE', key('damaged'), int(a.retention))
+    emit('call_damaged', {call_id = id, service = a.dialer, reason = fault})
+  elseif not fault then
+    redis.call('HDEL', key('damaged'), id)
+  end
+  return c, fault
+end
+
 local function take_due(id)
-  local c = call_load(id)
-  if not c or TERMINAL[c.state] then
+  local c, fault = load(id)
+  if fault then
+    redis.call('ZREM', key('backlog'), id)
+    redis.call('ZADD', key('due'), int(now + a.backlog_check), id)
+  elseif not c or TERMINAL[c.state] then
     redis.call('ZREM', key('due'), id)
   elseif c.state == 'queued' or c.state == 'retrying' then
     call_wait(c)
@@ -67,7 +83,7 @@ local function release(service, s)
   if n < 1 or (g.state ~= 'closed' and now - num(g.released_at) < 1000) then return end
   gate_write(g, s.policy, {released_at = now})
   for _, id in ipairs(redis.call('ZRANGE', deferred, 0, n - 1)) do
-    local c = call_load(id)
+    local c = load(id)
     redis.call('ZREM', deferred, id)
     if c and c.state == 'deferred' then
       call_move(c, 'queued', 'call_released', {reason = false, released = 1}, {breaker_state = g.state})
@@ -88,10 +104,11 @@ end
 
 local function forget_expired()
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('calls'), '-inf', int(now), 'LIMIT', 0, a.batch)) do
-    local c = call_load(id)
-    if c then redis.call('HINCRBY', key('stats'), c.state, -1) end
+    local state = redis.pcall('HGET', key('call', id), 'state')
+    if STATES[state] then redis.call('HINCRBY', key('stats'), state, -1) end
     redis.call('DEL', key('call', id), key('history', id))
     redis.call('ZREM', key('calls'), id)
+    redis.call('HDEL', key('damaged'), id)
   end
 end
 

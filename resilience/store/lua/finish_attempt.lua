@@ -45,7 +45,7 @@ if a.service_fault and not well then
     changes.probe = 1 -- once it proves absent, its attempt is given back
   else
     -- Behind the others: the next probe may be another contact.
-    a.to, a.event, a.used, changes.turn = 'deferred', 'call_deferred', false, now
+    a.to, a.event, a.used, changes.seq = 'deferred', 'call_deferred', false, next_seq()
   end
 end
 if not a.used then changes.attempts = num(c.attempts) - 1 end

@@ -33,7 +33,6 @@ class Call:
     absent: int = 0
     errors: int = 0
     over_at: int = 0
-    turn: int = 0
     probe: bool = False
 
 
@@ -67,7 +66,7 @@ class CallsModel:
             return "deferred"
         self._to(call, "dialing", now + LEASE)
         call.owner, call.era, call.not_before = owner, self.gate.era, 0
-        call.turn, call.probe = 0, False
+        call.probe = False
         call.attempts, call.dials = call.attempts + 1, call.dials + 1
         return "go"
 
@@ -90,7 +89,8 @@ class CallsModel:
             if to == "in_doubt":
                 call.probe = True
             else:
-                to, how["used"], call.turn = "deferred", False, now
+                to, how["used"] = "deferred", False
+                self.calls[id] = self.calls.pop(id)
         call.attempts -= not how.get("used", True)
         call.dials -= not how.get("dialed", True)
         if to == "retrying":
@@ -177,9 +177,8 @@ class CallsModel:
             self._to(self.calls[id], "queued", now + BACKLOG_CHECK)
 
     def feed(self, room: int, now: int) -> list[str]:
-        """The last part of a tick: the calls to place, the oldest first."""
-        line = sorted((call.turn or call.created, id) for id, call in self.calls.items() if call.in_line)
-        place = [id for _, id in line[: max(0, room)]]
+        """The last part of a tick: the calls to place, in the order in which they came in."""
+        place = [id for id, call in self.calls.items() if call.in_line][: max(0, room)]
         for id in place:
             self.calls[id].in_line, self.calls[id].due = False, now + REPUBLISH
         return place

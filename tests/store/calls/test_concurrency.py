@@ -117,7 +117,7 @@ def test_a_failure_of_each_worker_counts(client: redis.Redis) -> None:
 
 def test_dispatchers_that_run_at_once_hand_each_call_out_once(store: CallStore) -> None:
     ids = add(store, *(str(n) for n in range(100)))
-    doubtful, queued = ids[:20], ids[20:]
+    doubtful, queued = ids[:3], ids[3:]  # too few to open the gate
     for id in doubtful:
         steps.claim(store, id)
 

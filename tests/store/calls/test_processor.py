@@ -244,7 +244,7 @@ def test_an_error_nobody_named_is_in_doubt_and_never_dialed_again(
     assert len(dialer.dialed) == 1
 
 
-def test_a_worker_that_was_overtaken_reports_to_nobody(store: CallStore, settings: Settings) -> None:
+def test_a_worker_that_was_overtaken_ends_its_own_doubt(store: CallStore, settings: Settings) -> None:
     class Overtaken(ScriptedDialer):
         def dial(self, **_: object) -> str:
             deadline = int(store.get("spring:1")["updated"]) / 1000 + LEASE
@@ -255,7 +255,8 @@ def test_a_worker_that_was_overtaken_reports_to_nobody(store: CallStore, setting
 
     result = CallProcessor(store, Overtaken(), settings).process(id)
 
-    assert (result.state, result.retry_in) == ("in_doubt", None)
+    assert (result.state, result.retry_in) == ("placed", None)
+    assert store.get(id)["conversation_id"] == "conv_1"
 
 
 def test_a_finish_whose_first_answer_got_lost_still_comes_back_after_its_delay(

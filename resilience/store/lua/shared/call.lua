@@ -1,13 +1,44 @@
 -- One call: HASH call:<id>. Every non-terminal call is in ZSET due, scored by the time when somebody must look at it
 -- again. ZSET backlog holds the calls that wait for a message of Celery's, deferred:<service> those that wait for a gate.
--- ZSET calls is the index, scored by expiry. HASH stats counts calls by state.
+-- ZSET calls is the index, scored by expiry. HASH stats counts calls by state. HASH damaged says of each call that
+-- cannot be read what is wrong with it.
 local TERMINAL = {placed = true, failed = true, needs_review = true, cancelled = true}
 local HISTORY_KEPT = 100
 
+local NEEDED = {'campaign', 'contact_id', 'phone', 'service', 'fields', 'created', 'attempts', 'dials'}
+local NUMBERS = {'created', 'seq', 'attempts', 'dials', 'first_dial', 'not_before', 'gen', 'looks', 'absent', 'errors',
+  'doubt_since'}
+local STATES = {queued = true, dialing = true, retrying = true, deferred = true, in_doubt = true, placed = true,
+  failed = true, needs_review = true, cancelled = true}
+
+-- What is wrong with a call's hash, nil where it is sound.
+local function call_fault(c, id)
+  if not STATES[c.state] then return 'it has no known state' end
+  if c.id ~= id then return 'its id is another one' end
+  for _, f in ipairs(NEEDED) do if not c[f] then return f .. ' is missing' end end
+  for _, f in ipairs(NUMBERS) do if c[f] and not string.match(c[f], '^%-?%d+$') then return f .. ' is no number' end end
+  if c.state == 'in_doubt' and not (c.looks and c.absent and c.errors and c.doubt_since) then
+    return 'a field of its doubt is missing'
+  end
+end
+
+-- The call, nil where there is none; or nil and what is wrong with it.
+local function call_read(id)
+  local k = key('call', id)
+  local flat = redis.pcall('HGETALL', k)
+  if flat.err then return nil, 'it is no hash' end
+  if #flat == 0 then return nil end
+  local c = {}
+  for i = 1, #flat, 2 do c[flat[i]] = flat[i + 1] end
+  local fault = call_fault(c, id)
+  if fault then return nil, fault end
+  c.key = k
+  return c
+end
+
 local function call_load(id)
-  local c = hash(key('call', id))
-  if not c.state then return nil end
-  c.key = key('call', id)
+  local c, fault = call_read(id)
+  if fault then error('the call ' .. id .. ' is damaged: ' .. fault) end
   return c
 end
 
@@ -15,23 +46,22 @@ end
 local function remember(c, event, fields)
   local line = {event = event, at = int(now)}
   for f, v in pairs(fields) do if v ~= nil and v ~= '' then line[f] = text(v) end end
-  redis.call('RPUSH', key('history', c.id), cjson.encode(line))
-  redis.call('LTRIM', key('history', c.id), -HISTORY_KEPT, -1)
+  redis.pcall('RPUSH', key('history', c.id), cjson.encode(line)) -- a damaged history stops no call
+  redis.pcall('LTRIM', key('history', c.id), -HISTORY_KEPT, -1)
   if event == 'call_queued' then return end
   line.event, line.at, line.call_id, line.campaign = nil, nil, c.id, c.campaign
   emit(event, line)
 end
 
--- Puts a call into the backlog; the oldest goes first. The deadline covers a message that gets lost. `turn` is the place
--- of a call that went behind the others.
+-- Puts a call into the backlog; what came in first goes first. The deadline covers a message that gets lost.
 local function call_wait(c)
-  redis.call('ZADD', key('backlog'), c.turn or c.created, c.id)
+  redis.call('ZADD', key('backlog'), c.seq or c.created, c.id)
   redis.call('ZADD', key('due'), int(now + a.backlog_check), c.id)
 end
 
 -- Puts a deferred call into its service's line.
 local function call_defer(c)
-  redis.call('ZADD', key('deferred', c.service), c.turn or c.created, c.id)
+  redis.call('ZADD', key('deferred', c.service), c.seq or c.created, c.id)
   redis.call('ZADD', key('due'), int(now + a.backlog_check), c.id)
 end
 
@@ -73,12 +103,20 @@ local function call_move(c, to, event, changes, fields, due)
   if TERMINAL[to] then call_end(c) end
 end
 
+-- The next place in line: rises with each call, and with time, so that it comes after the calls of an older version,
+-- which go by their time of creation.
+local function next_seq()
+  local seq = math.max(tonumber(redis.call('HGET', key('stats'), 'seq') or 0) + 1, now)
+  redis.call('HSET', key('stats'), 'seq', int(seq)) -- the first write: where Redis is full, nothing is half-written
+  return seq
+end
+
 local function call_create(n, service)
-  local c = {id = n.id, key = key('call', n.id)}
+  local c, seq = {id = n.id, key = key('call', n.id)}, next_seq()
   redis.call('PERSIST', key('calls'))
   redis.call('ZADD', key('calls'), '+inf', n.id)
   call_move(c, 'queued', 'call_queued', {id = n.id, campaign = n.campaign, contact_id = n.contact_id, phone = n.phone,
-    name = n.name, fields = n.fields, service = service, created = now, attempts = 0, dials = 0}, {})
+    name = n.name, fields = n.fields, service = service, created = now, seq = seq, attempts = 0, dials = 0}, {})
   return c
 end
 
