@@ -14,12 +14,12 @@ import json as jsonlib
 import ssl
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, NamedTuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import requests
 from requests import exceptions as rq
@@ -31,7 +31,6 @@ from services.classification import classify, display_name
 
 MAX_BODY = 1 << 20
 _CHUNK = 1 << 16
-_DEPTH = 8  # deeper than any service puts a message
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def request(
     data: bytes | str | Mapping[str, str] | None = None,
     params: Mapping[str, str | int] | None = None,
     dial: bool = False,
-    secrets: Sequence[str] = (),
+    secrets: Collection[str] = (),
     session: requests.Session | None = None,
     expect_json: bool = False,
     accept: Collection[int] = (),
@@ -112,20 +111,14 @@ def request(
     else:
         if answer.status in accept:
             return answer
-        failure = judge(answer, service=service, dial=dial, secrets=secrets)
+        failure = classify(
+            answer.status, answer.body, answer.headers, service=service, dial=dial, secrets=tuple(secrets)
+        )
         if failure is None and expect_json and isinstance(answer.body, str):
-            failure = lost_receipt("not_json", answer.status, service=service, dial=dial)
+            failure = unconfirmed_success("not_json", answer.status, service=service, dial=dial)
         if failure is None:
             return answer
     raise failure  # outside of the except block: its context would carry URLs and keys
-
-
-def judge(answer: Answer, *, service: str, dial: bool = False, secrets: Sequence[str] = ()) -> ServiceError | None:
-    """What an answer means, None for a good one; no secret of `secrets` that it echoes is kept."""
-    # The longest first: a secret may be part of another.
-    forms = sorted({form for s in secrets if s for form in (s, quote(s, safe=""))}, key=len, reverse=True)
-    shown = _redacted({"headers": dict(answer.headers), "body": answer.body}, forms)
-    return classify(answer.status, shown["body"], shown["headers"], service=service, dial=dial)
 
 
 def from_exception(exc: Exception, service: str, dial: bool) -> ServiceError:
@@ -141,8 +134,8 @@ def from_exception(exc: Exception, service: str, dial: bool) -> ServiceError:
     )
 
 
-def lost_receipt(code: str, status: int, *, service: str, dial: bool) -> ServiceError:
-    """The service said yes, but not what was asked for: the error for a good status with the wrong body."""
+def unconfirmed_success(code: str, status: int, *, service: str, dial: bool) -> ServiceError:
+    """The error for a good status whose body is not what was asked for."""
     kind = InDoubtError if dial else TransientError
     text = f"{display_name(service)} answered {status}, but not in the form that was agreed ({code})"
     sent = Sent.UNKNOWN if dial else Sent.YES
@@ -237,17 +230,6 @@ def _parsed(content: bytes) -> Any:
         return jsonlib.loads(content)
     except (ValueError, RecursionError):
         return content.decode("utf-8", "replace")
-
-
-def _redacted(value: Any, forms: Sequence[str], depth: int = _DEPTH) -> Any:
-    if isinstance(value, str):
-        for form in forms:
-            value = value.replace(form, "***")
-    elif isinstance(value, list):
-        return [_redacted(item, forms, depth - 1) for item in value] if depth else []
-    elif isinstance(value, dict):
-        return {key: _redacted(item, forms, depth - 1) for key, item in value.items()} if depth else {}
-    return value
 
 
 def _is_loopback(url: str) -> bool:
