@@ -75,7 +75,7 @@ class ServiceError(LinemanError):
     `counts` says whether the circuit breaker takes it for sickness; `alive` whether the answer proves that the
     service is reachable (it lets a half-open probe pass); `names_contact` whether it names the contact's own data, so
     that the same refusal many times in a row says nothing of the service. `retry_after` is in seconds. `code` is the
-    service's own word for it, `status` the HTTP or SMTP status, None where no answer came.
+    service's own name for it, `status` the HTTP or SMTP status, None where no answer came.
     """
 
     category = Category.PERMANENT

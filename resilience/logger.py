@@ -22,9 +22,7 @@ from typing import Any, Protocol
 
 from pythonjsonlogger.json import JsonFormatter
 
-from resilience.redact import MASK, SECRET_NAMES, mask_phone, scrub
-
-__all__ = ["CUT", "log", "mask_phone", "scrub", "setup"]
+from resilience.redact import MASK, SECRET_NAMES, scrub
 
 CUT = 8192  # characters of a field; a line stays one write
 _TAIL = 4096  # longer than any secret: what a cut may have torn in two ends before it

@@ -1,4 +1,4 @@
-"""A server on a real socket that misbehaves exactly as it is told."""
+"""A server on a real socket that misbehaves exactly as its script says."""
 
 from __future__ import annotations
 
