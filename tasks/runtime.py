@@ -9,8 +9,9 @@ from typing import Any
 
 from celery.exceptions import SoftTimeLimitExceeded
 
-from resilience.alerts.alert import Situation
 from resilience.alerts.collector import Collector
+from resilience.alerts.decisions import Situation
+from resilience.alerts.delivery import Channel, Sender
 from resilience.alerts.outbox import AlertOutbox
 from resilience.calls.processor import CallProcessor
 from resilience.calls.store import DIALER, CallStore
@@ -55,9 +56,10 @@ class Runtime:
     processor: CallProcessor
     breakers: Mapping[str, CircuitBreaker]
     probes: Mapping[str, Any]
-    channels: Mapping[str, Any]
+    channels: Mapping[str, Channel]
     collector: Collector
     outbox: AlertOutbox
+    sender: Sender
     crm: Crm | None
     outboxes: Mapping[str, Outbox]
 
@@ -90,6 +92,10 @@ def build(settings: Settings, scripts: Scripts | None = None) -> Runtime:
         channels=channels,
         collector=collector,
         outbox=collector.outbox,
+        # No task runs longer than its limit: a delivery that lasts longer belongs to a worker that died.
+        sender=Sender(
+            collector.outbox, channels, settings.alerts.retry, settings.task_time_limit + 30, settings.secrets
+        ),
         crm=crm,
         outboxes=outboxes,
     )
@@ -104,9 +110,9 @@ def _crm(settings: Settings) -> Crm | None:
     )
 
 
-def _channels(settings: Settings) -> Mapping[str, Any]:
+def _channels(settings: Settings) -> Mapping[str, Channel]:
     c = settings.alerts.channels
-    channels: dict[str, Any] = {}
+    channels: dict[str, Channel] = {}
     if c.email.enabled:
         channels["email"] = Email(
             c.email.host,

@@ -1,13 +1,13 @@
 """What came of a campaign, from the stand-in's log and the store alone.
 
-With appendfsync everysec a power cut may take the last second of the store with it: a contact that was accepted in that
-second, and is gone, is excused then, and counted. A telephone that rings twice is not.
+With appendfsync everysec a power cut takes the last second of the store with it, and the lists are sent again. Then an
+attempt may be dialed twice where the first dial did not ring, and events may be missing; all else holds as ever.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,17 +27,16 @@ Window = tuple[float, float]
 class Evidence:
     """Everything a verdict rests on. Times are unix seconds.
 
-    `acked` are, by call, the runs of producers that were told yes; `cuts` the seconds that power cuts took; `outages`
-    the times when Redis could not be reached. `failures` look-ups, `interval` s apart, have to fail before a call
-    needs review.
+    `acked` are the calls whose producers were told yes; `went_back` says whether power was cut; `outages` are the times
+    when Redis could not be reached. `failures` look-ups, `interval` s apart, have to fail before a call needs review.
     """
 
     calls: Mapping[str, Mapping[str, str]]
-    acked: Mapping[str, Sequence[Window]]
+    acked: Set[str]
     events: Sequence[Mapping[str, str]]
     rang: Sequence[Mapping[str, Any]]
     requests: Sequence[Mapping[str, Any]]
-    cuts: Sequence[Window]
+    went_back: bool
     outages: Sequence[Window]
     failures: int
     interval: float
@@ -46,28 +45,26 @@ class Evidence:
 
 @dataclass
 class Verdict:
-    """`faults` are broken promises; `excused` what appendfsync everysec may lose."""
+    """`faults` are broken promises; `taken_up` lists interrupted attempts: id, seconds, of which Redis was away."""
 
     faults: list[str] = field(default_factory=list)
-    excused: list[str] = field(default_factory=list)
     states: Counter[str] = field(default_factory=Counter)
-    taken_up: list[tuple[str, float, float]] = field(default_factory=list)  # attempt, seconds, of which Redis was away
+    taken_up: list[tuple[str, float, float]] = field(default_factory=list)
 
 
 def judge(evidence: Evidence) -> Verdict:
     """Every contact, one by one, and how fast interrupted calls were taken up."""
     verdict, rings = Verdict(), Counter(ring["call_id"] for ring in evidence.rang)
     ends = Counter(e["call_id"] for e in evidence.events if e["event"] in TERMINAL_EVENTS)
-    for id, runs in evidence.acked.items():
+    for id in evidence.acked:
         state = evidence.calls.get(id, {}).get("state", "lost")
         verdict.states[state] += 1
         wrong = _wrong(id, state, rings[id], evidence)
-        if not evidence.cuts and ends[id] != 1:
+        if not evidence.went_back and ends[id] != 1:
             wrong.append(f"has {ends[id]} terminal transitions")
-        excused = state == "lost" and all(any(_overlap(run, cut) for cut in evidence.cuts) for run in runs)
-        (verdict.excused if excused else verdict.faults).extend(f"{id} ({state}) {what}" for what in wrong)
-    verdict.faults += [f"{id} was never enqueued" for id in sorted({*rings, *evidence.calls} - set(evidence.acked))]
-    if not evidence.cuts:
+        verdict.faults += [f"{id} ({state}) {what}" for what in wrong]
+    verdict.faults += [f"{id} was never enqueued" for id in sorted({*rings, *evidence.calls} - evidence.acked)]
+    if not evidence.went_back:
         dials = Counter(request["attempt_id"] for request in evidence.requests if request["endpoint"] == "dial")
         # A request that nobody read has no id.
         verdict.faults += [f"{id} was dialed {count} times" for id, count in dials.items() if id and count > 1]

@@ -19,11 +19,11 @@ from demo.sinks import SmtpSink
 from demo.stand_in import StandIn
 from local.redis_server import RedisServer
 from resilience.alerts.alert import load_alert
+from resilience.alerts.delivery import OFF
 from resilience.circuit_breaker import CircuitBreaker
 from resilience.config.settings import load
 from resilience.store.scripts import Scripts
 from tasks import runtime
-from tasks.alerts import SPARED, carry, collect, lease
 from tests.store.steps import T0, trip
 from tests.support import ROOT, wait_until
 
@@ -91,7 +91,9 @@ def rt(scripts: Scripts, sinks: Sinks) -> runtime.Runtime:
 
 def tick(rt: runtime.Runtime, now: float) -> Counter[str]:
     """What beat and the workers do in a second. Returns how the deliveries went."""
-    return Counter(carry(rt, id, channel, now=now).partition(":")[0] for id, channel in collect(rt, now=now))
+    rt.collector.collect(now=now)
+    due = rt.sender.take_due(now=now)
+    return Counter(rt.sender.deliver(id, channel, now=now).partition(":")[0] for id, channel in due)
 
 
 def run(rt: runtime.Runtime, start: float, seconds: float, every: float = 5.0) -> Counter[str]:
@@ -181,7 +183,7 @@ def test_a_channel_that_refuses_for_good_is_spared_and_told_once(
     told = [DOWN, "alerts by telegram not arriving since 08:00 UTC", "resolved: elevenlabs is well again after 30 s"]
     assert sinks.subjects() == {"email": told, "telegram": [], "webhook": told}
     assert len(asked) == 1
-    assert 0 < client.ttl("{lineman}:alerts:off:telegram") <= SPARED
+    assert 0 < client.ttl("{lineman}:alerts:off:telegram") <= OFF
     assert len(events(client, "alert_channel_broken")) == 1
 
 
@@ -303,7 +305,7 @@ def test_a_worker_that_is_killed_at_any_step_loses_and_doubles_nothing(
             Mortal.left = 10**6  # what is left of it may clean up behind itself
             killed += 1
 
-        run(survivor, T0 + 1, 2 * lease(survivor), every=lease(survivor) / 2)
+        run(survivor, T0 + 1, 2 * survivor.sender.lease, every=survivor.sender.lease / 2)
 
         arrived = sinks.arrived()
         for channel in CHANNELS:
@@ -321,12 +323,13 @@ from resilience.config.settings import load
 from resilience.store.connection import connect
 from resilience.store.scripts import Scripts
 from tasks import runtime
-from tasks.alerts import carry, collect
 import os, sys
 settings = load(os.environ["CONFIG_FILE"])
 rt = runtime.build(settings, Scripts(connect(settings.redis.url, connect_timeout=5, timeout=5)))
-for id, channel in collect(rt, now=float(sys.argv[1])):
-    carry(rt, id, channel, now=float(sys.argv[1]))
+now = float(sys.argv[1])
+rt.collector.collect(now=now)
+for id, channel in rt.sender.take_due(now=now):
+    rt.sender.deliver(id, channel, now=now)
 """
 
 
@@ -346,7 +349,7 @@ def test_a_process_that_is_killed_while_it_sends_is_taken_over(
     sinks.recover("telegram")
 
     assert tick(survivor, T0 + 1) == {}
-    run(survivor, T0 + 1, 2 * lease(survivor), every=lease(survivor) / 2)
+    run(survivor, T0 + 1, 2 * survivor.sender.lease, every=survivor.sender.lease / 2)
 
     assert {channel: len(found) for channel, found in sinks.arrived().items() if channel != "telegram"} == {
         "email": 1, "webhook": 1,

@@ -16,7 +16,7 @@ from resilience.config.settings import load
 from resilience.errors import InvalidContact, PermanentError
 from resilience.store.scripts import Scripts
 from tasks import runtime
-from tasks.alerts import collect, deliver
+from tasks.alerts import deliver
 from tasks.calls import look_up, place_call
 from tasks.celery import app
 from tasks.producer import enqueue
@@ -136,7 +136,8 @@ def test_enqueueing_twice_is_harmless(eager: runtime.Runtime) -> None:
 
 def test_an_alert_reaches_its_channel_once(eager: runtime.Runtime, provider: StandIn) -> None:
     eager.breakers["elevenlabs"].control("open", by="test", reason="drill", now=1_000)
-    ((alert, channel),) = collect(eager)
+    eager.collector.collect(now=eager.outbox.clock())
+    ((alert, channel),) = eager.sender.take_due()
 
     deliver.delay(alert, channel)
     deliver.delay(alert, channel)
