@@ -7,24 +7,15 @@
 -- Invariant: what is handed out here comes back by its deadline unless somebody moves it on.
 local look_up = {}
 
--- A call that cannot be read is reported once and left out; it is looked at again, because a person may repair it.
 local function load(id)
   local c, fault = call_read(id)
-  if fault and redis.call('HSETNX', key('damaged'), id, fault) == 1 then
-    redis.call('PEXPIRE', key('damaged'), int(a.retention))
-    emit('call_damaged', {call_id = id, service = a.dialer, reason = fault})
-  elseif not fault then
-    redis.call('HDEL', key('damaged'), id)
-  end
-  return c, fault
+  if fault then call_set_aside(c, id, fault, a.dialer) end
+  return c
 end
 
 local function take_due(id)
-  local c, fault = load(id)
-  if fault then
-    redis.call('ZREM', key('backlog'), id)
-    redis.call('ZADD', key('due'), int(now + a.backlog_check), id)
-  elseif not c or TERMINAL[c.state] then
+  local c = load(id)
+  if not c or TERMINAL[c.state] then
     redis.call('ZREM', key('due'), id)
   elseif c.state == 'queued' or c.state == 'retrying' then
     call_wait(c)
@@ -88,7 +79,6 @@ local function forget_expired()
     if STATES[state] then redis.call('HINCRBY', key('stats'), state, -1) end
     redis.call('DEL', key('call', id), key('history', id))
     redis.call('ZREM', key('calls'), id)
-    redis.call('HDEL', key('damaged'), id)
   end
 end
 
