@@ -82,13 +82,14 @@ local function forget_expired()
   end
 end
 
-went_back_at() -- seen at once, and not by the first call after it
+let_through()
+forget_expired() -- first: it frees memory
+local server = server_load() -- a restart is seen at once, and not by the first call after it
 local due = redis.call('ZRANGEBYSCORE', key('due'), '-inf', int(now), 'LIMIT', 0, a.batch)
 for _, id in ipairs(due) do take_due(id) end
 for service, s in pairs(a.services) do release(service, s) end
-forget_expired()
 local place = feed()
 redis.call('SET', key('dispatched'), int(now), 'PX', int(a.backlog_check))
-redis.call('PEXPIRE', key('server'), int(a.retention * 2))
+server.write({})
 return cjson.encode({place = #place > 0 and place or nil, look_up = #look_up > 0 and look_up or nil,
   more = #due == a.batch and 1 or 0})

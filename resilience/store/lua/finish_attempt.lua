@@ -7,6 +7,7 @@
 --   optionally reason, category, code, conversation_id
 -- Returns {answer: done | repeated | stale, state, breaker_state, attempts}.
 -- Invariant: only the owner of the running attempt moves the call, once. A stale report changes nothing.
+let_through()
 local c = call_load(a.id)
 if not c then return cjson.encode({answer = 'stale', state = 'unknown'}) end
 local g = gate_load(c.service)

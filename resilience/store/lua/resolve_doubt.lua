@@ -7,6 +7,7 @@
 -- Returns {answer: done | stale, state}.
 -- Invariant: a look-up counts once, and not before its time (of a message that was doubled, the second finds nothing
 -- new); an error proves nothing; only `polls` look-ups that worked and found nothing make the call absent.
+let_through()
 local c = call_load(a.id)
 if not c then return cjson.encode({answer = 'stale', state = 'unknown'}) end
 if c.state ~= 'in_doubt' or tonumber(c.looks) ~= a.look then
