@@ -326,3 +326,4 @@ def test_what_was_dropped_before_it_was_read_is_reported_once(client: redis.Redi
 
     reported = [fields for _, fields in client.xrange(stream.key) if fields["event"] == Event.EVENTS_MISSED]
     assert [fields["missed"] for fields in reported] == ["2"]
+    assert delivered(collector, T0 + 3) == [("opened events_missed", channel) for channel in CHANNELS]
