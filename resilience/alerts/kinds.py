@@ -73,6 +73,12 @@ class Kind(StrEnum):
         "critical", "call rang twice", "calls rang twice", run="calls list --state placed",
         next_step="The history of the call names both conversations. This must not happen: please report it.",
     )  # fmt: skip
+    CALL_RANG_LATE = "call_rang_late", Counts(
+        "critical", "call rang although it had ended as not placed", "calls rang although they had ended as not placed",
+        run="calls list --state failed",
+        next_step="Its worker reported the conversation after the look-ups had given up. The call stays in its state; "
+        "do not run `calls retry`, unless it may ring once more.",
+    )  # fmt: skip
     CONTACT_REFUSED = "contact_refused", Counts(
         "warning", "contact refused", "contacts refused", run="check",
         next_step="A refused contact is not called. Correct the sender, and send the contact again.",
@@ -83,9 +89,9 @@ class Kind(StrEnum):
         "(`unknown_error`): please report it.",
     )  # fmt: skip
     CALL_DAMAGED = "call_damaged", Counts(
-        "warning", "damaged call", "damaged calls", run="calls list --state needs_review",
-        next_step="A damaged call is not dialed; the others go on. Look it up at the provider, and enqueue its contact "
-        "again under another id only if it did not ring.",
+        "warning", "damaged call", "damaged calls", run="status",
+        next_step="A damaged call is left alone; the other calls go on. Look it up at the provider, and enqueue its "
+        "contact under another id only if it did not ring.",
     )  # fmt: skip
     LOOK_UP_REFUSED = "look_up_refused", Counts(
         "critical", "look-up refused", "look-ups refused", run="services list",

@@ -83,6 +83,7 @@ class Verdict:
     """How an attempt ended. `delay` in seconds: until the next attempt, or until the first look-up.
 
     `dialed` is False where no dial was tried: its attempt id is free again. `used` is False where it does not count.
+    `service_fault`: the service failed, so the attempt does not count either where the service was known to be sick.
     """
 
     to: State
@@ -90,6 +91,7 @@ class Verdict:
     delay: float = 0.0
     dialed: bool = True
     used: bool = True
+    service_fault: bool = False
     reason: str | None = None
     category: str | None = None
     code: str | None = None

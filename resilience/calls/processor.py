@@ -210,7 +210,12 @@ class CallProcessor:
     def _judge(self, claim: Claim, error: ServiceError, *, slow: bool) -> Verdict:
         retry = self.service.retry
         report = report_of(error, default_pause=retry.initial_delay, slow=slow)
-        told: dict[str, Any] = {"reason": str(error), "category": error.category, "code": error.code or None}
+        told: dict[str, Any] = {
+            "reason": str(error),
+            "category": error.category,
+            "code": error.code or None,
+            "service_fault": error.counts,
+        }
         if isinstance(error, InDoubtError):
             category = Category.PERMANENT if error.code in UNNAMED else error.category
             return Verdict(State.IN_DOUBT, report, self.settings.calls.look_up.delay, **told | {"category": category})

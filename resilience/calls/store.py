@@ -15,7 +15,7 @@ from uuid import uuid4
 from resilience.calls.call import EVENT_OF, Claim, Finished, NotBegun, Verdict, Work, call_id
 from resilience.calls.contacts import Contact
 from resilience.calls.reader import BATCH, CallReader, batches
-from resilience.circuit_breaker import policy_of
+from resilience.circuit_breaker import Report, policy_of
 from resilience.config.settings import Settings
 from resilience.store.events import Events
 from resilience.store.scripts import Scripts, ms
@@ -44,6 +44,7 @@ class CallStore(CallReader):
         }
         self._service = settings.services[DIALER]
         self._policy = policy_of(self._service)
+        self._release = self._service.release.model_dump()
         self._new_id = uuid4().hex
 
     def enqueue(self, contacts: Iterable[Contact], campaign: str, *, now: float | None = None) -> tuple[int, int]:
@@ -76,6 +77,7 @@ class CallStore(CallReader):
             owner=owner,
             service=DIALER,
             policy=self._policy,
+            release=self._release,
             lease=ms(self.settings.lease(DIALER)),
             early_ok=early_ok or None,
             installation=self._new_id,
@@ -104,6 +106,7 @@ class CallStore(CallReader):
             grace=ms(self.settings.calls.dispatch.republish),
             dialed=verdict.dialed,
             used=verdict.used,
+            service_fault=verdict.service_fault or None,
             **args,
         )
         return Finished(a["answer"], a["state"], a.get("breaker_state", ""), a.get("attempts", 0))
@@ -116,9 +119,13 @@ class CallStore(CallReader):
         conversations: Sequence[str] = (),
         *,
         reason: str | None = None,
+        report: Report | None = None,
         now: float | None = None,
     ) -> Finished:
-        """Takes one look-up's result (found, absent, error). `look` is the count that get() said before looking."""
+        """Takes one look-up's result (found, absent, error). `look` is the count that get() said before looking.
+
+        `report`: what a refused look-up says about the service.
+        """
         rules, retry = self.settings.calls.look_up, self._service.retry
         a = self._run(
             "resolve_doubt",
@@ -136,6 +143,8 @@ class CallStore(CallReader):
             max_attempts=retry.max_attempts,
             delay=ms(retry.initial_delay),
             doubt_after=ms(self.settings.alerts.doubt_after),
+            policy=self._policy,
+            report=None if report is None else report.as_args(),
         )
         return Finished(a["answer"], a["state"])
 
@@ -155,6 +164,7 @@ class CallStore(CallReader):
             services=services,
             republish=ms(self.settings.calls.dispatch.republish),
             look_up_timeout=ms(2 * self.settings.lease(DIALER)),
+            look_up_interval=ms(self.settings.calls.look_up.interval),
         )
         return Work(a.get("place", ()), a.get("look_up", ()), bool(a["more"]))
 

@@ -26,6 +26,7 @@ class Event(StrEnum):
     CALL_IN_DOUBT = "call_in_doubt"
     CALL_LOOKED_UP = "call_looked_up"
     CALL_DOUBT_LONG = "call_doubt_long"
+    CALL_RANG_LATE = "call_rang_late"
     CALL_RANG_TWICE = "call_rang_twice"
     CALL_PLACED = "call_placed"
     CALL_FAILED = "call_failed"

@@ -73,7 +73,7 @@ class Rounds:
         now = self.clock()  # before the reading: what takes long is not silence
         with store_errors():
             mark: Any = scripts.client.get(scripts.key("dispatched"))
-        if self._since is None or mark != self._mark:
+        if self._since is None or mark not in (None, self._mark):  # it expires when the rounds stay away for long
             self.go_on = self._since is not None
             self._mark, self._since = mark, self.clock()
         return max(0.0, now - self._since)

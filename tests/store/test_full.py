@@ -86,11 +86,12 @@ def test_a_full_redis_finishes_what_it_has(client: redis.Redis, store: CallStore
     attempt(store, failed, steps.FAILED)
     attempt(store, retried, steps.RETRY)
     attempt(store, doubtful, steps.DOUBT)
+    attempt(store, last, steps.PLACED)
     attempt(store, throttled, steps.THROTTLED)
-    attempt(store, last, steps.PLACED, T0 + 8)
     assert store.dispatch(9, now=T0 + 60).look_up == [doubtful]
     store.resolve(doubtful, 0, "found", ["conv_1"], now=T0 + 60)
-    attempt(store, retried, steps.PLACED, T0 + 60)
+    store.dispatch(9, now=T0 + 61)
+    attempt(store, retried, steps.PLACED, T0 + 120)
 
     crm = Outbox(store.scripts, "crm")
     assert sorted(crm.take_due(again=60, now=T0 + 60)) == sorted([placed, failed, retried, doubtful, last])

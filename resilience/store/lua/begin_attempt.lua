@@ -1,6 +1,6 @@
--- uses: base gate call
+-- uses: base gate ramp call
 -- Claims a call for one attempt, asks the gate, counts the attempt and sets its lease: all or nothing.
--- ARGV a: id, owner (one per run of a task), service, lease, policy, backlog_check, retention;
+-- ARGV a: id, owner (one per run of a task), service, lease, policy, release {rate, max_rate}, backlog_check, retention,
 --   installation (the store's id, if it has none yet); optionally contact (as in enqueue: creates the call where it is
 --   unknown), early_ok (eager mode has no time)
 -- Returns {answer: go | deferred | duplicate | early | unknown | no_memory, state, breaker_state, ...}.
@@ -25,8 +25,8 @@ local server = server_load()
 local function go(g)
   return cjson.encode({answer = 'go', attempt_id = attempt_id(c), attempts = num(c.attempts), phone = c.phone,
     name = c.name, fields = c.fields, contact_id = c.contact_id, campaign = c.campaign, gen = num(c.gen),
-    breaker_state = g.state, installation = installation(server), look_first = num(c.dials) > 1, must_look = c.must_look ~= nil,
-    look_since = c.must_look and num(c.created) - LOOK_BACK or num(c.first_dial)})
+    breaker_state = g.state, installation = installation(server), look_first = num(c.dials) > 1,
+    must_look = c.must_look ~= nil, look_since = c.must_look and num(c.created) - LOOK_BACK or num(c.first_dial)})
 end
 
 local g = gate_load(c.service)
@@ -57,11 +57,21 @@ if forgotten and back + a.lease > now then
   return early(c.not_before)
 end
 
-local admitted, wait = gate_admit(g, a.policy, a.owner, a.lease)
-if not admitted then
-  local reason = g.reason
+-- During the ramp only what the dispatcher has released may go: not the backlog, nor a retry or a message of another's.
+local function ramps()
+  if g.state ~= 'closed' or c.released or a.early_ok or gate_wait(g, a.policy) ~= 0 then return false end
+  local _, over = ramp(g, a.release)
+  return not over
+end
+
+local admitted, wait, reason = not ramps(), 1000, 'the service has just recovered'
+if admitted then
+  admitted, wait = gate_admit(g, a.policy, a.owner, a.lease)
+  reason = g.reason
   if not reason and num(g.paused) > now then reason = 'throttled' end
-  call_move(c, 'deferred', 'call_deferred', {reason = reason or g.state},
+end
+if not admitted then
+  call_move(c, 'deferred', 'call_deferred', {reason = reason or g.state, released = false},
     {reason = reason or g.state, breaker_state = g.state})
   return cjson.encode({answer = 'deferred', state = 'deferred', breaker_state = g.state, retry_after = wait,
     reason = reason, attempts = num(c.attempts)})
@@ -70,6 +80,6 @@ end
 call_move(c, 'dialing', 'call_dialing',
   {owner = a.owner, attempts = num(c.attempts) + 1, dials = num(c.dials) + 1, gen = num(g.gen), not_before = false,
     first_dial = c.first_dial or now, must_look = (forgotten or c.doubtful) and 1 or false, reason = false,
-    category = false},
+    category = false, released = false, probe = false, lost_owner = false},
   {attempt_id = c.id .. ':' .. int(num(c.dials) + 1), breaker_state = g.state}, now + a.lease)
 return go(g)

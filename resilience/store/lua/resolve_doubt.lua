@@ -1,12 +1,13 @@
--- uses: base call
+-- uses: base gate call
 -- Takes the result of one look-up of a call in doubt.
 -- ARGV a: id, look (the number of look-ups so far, as read before looking), result (found absent error),
 --   conversation_id, conversations (how many were found), polls, interval, give_up (counted in intervals, so that
---   an outage of our own uses up none of it), doubt_after, max_attempts, delay, retention; optionally reason (of an
---   error)
+--   an outage of our own uses up none of it), doubt_after, max_attempts, delay, policy, retention; optionally reason (of
+--   an error), report (see gate_report: a look-up that was refused for good)
 -- Returns {answer: done | stale, state}.
 -- Invariant: a look-up counts once, and not before its time (of a message that was doubled, the second finds nothing
--- new); an error proves nothing; only `polls` look-ups that worked and found nothing make the call absent.
+-- new). An error proves nothing, and uses up nothing while the service is known to be sick. Only `polls` look-ups that
+-- worked and found nothing make the call absent.
 let_through()
 local c = call_load(a.id)
 if not c then return cjson.encode({answer = 'stale', state = 'unknown'}) end
@@ -16,9 +17,16 @@ end
 if a.result ~= 'found' and now < tonumber(c.not_before or 0) then
   return cjson.encode({answer = 'stale', state = c.state})
 end
+local g = gate_load(c.service)
+local well = gate_is_well(g)
+if a.report and g.state == 'closed' then
+  a.report.gen, a.report.token = num(g.gen), ''
+  gate_report(g, a.policy, a.report)
+  well = gate_is_well(g)
+end
 local looks = a.look + 1
 local absent = tonumber(c.absent) + (a.result == 'absent' and 1 or 0)
-local errors = tonumber(c.errors or 0) + (a.result == 'error' and 1 or 0)
+local errors = tonumber(c.errors or 0) + (a.result == 'error' and well and 1 or 0)
 local fields = {attempt_id = attempt_id(c), reason = a.reason, category = c.category}
 
 if a.result == 'found' then
@@ -31,10 +39,12 @@ if a.result == 'found' then
 elseif absent >= a.polls then
   local reason = 'looked up ' .. int(absent) .. ' times, never rang'
   fields.reason = reason
-  if c.category == 'permanent' or tonumber(c.attempts) >= a.max_attempts then
+  local attempts = tonumber(c.attempts) - (c.probe and 1 or 0)
+  if c.category == 'permanent' or attempts >= a.max_attempts then
     call_move(c, 'failed', 'call_failed', {reason = (c.reason or '') .. '; ' .. reason, looks = looks}, fields)
   else
-    call_move(c, 'retrying', 'call_retrying', {not_before = now + a.delay, reason = reason, looks = looks}, fields,
+    call_move(c, 'retrying', 'call_retrying', {not_before = now + a.delay, reason = reason, looks = looks,
+      attempts = attempts, probe = false}, fields,
       now + a.delay)
   end
 elseif (absent + errors) * a.interval >= a.give_up then

@@ -88,10 +88,10 @@ def test_the_place_in_the_stream_outlives_a_month_without_events(
 def test_an_outage_from_its_first_event_to_its_resolution(
     store: CallStore, collector: Collector, gate: CircuitBreaker
 ) -> None:
-    ids = add(store, *"12345")
-    for id in ids[:4]:
+    ids = add(store, *(str(n) for n in range(13)))
+    for id in ids[:12]:
         attempt(store, id, steps.RETRY)
-    steps.refused(store, ids[4])
+    steps.refused(store, ids[12])
     collector.collect(now=T0)
     gate.report(gate.admit("probe", LEASE, now=T0 + 30), OK, now=T0 + 31)
     collector.collect(now=T0 + 31)
@@ -100,7 +100,7 @@ def test_an_outage_from_its_first_event_to_its_resolution(
     alerts = [found[0] for found in map(collector.outbox.tracks, due) if found]
 
     [(_, down)], [(notice, over)] = (alert.notices for alert in alerts)
-    assert (down.kind, down.reason) == (Kind.SERVICE_DOWN, "4 of 4 requests failed, last: 503")
+    assert (down.kind, down.reason) == (Kind.SERVICE_DOWN, "12 requests in a row failed, last: 503")
     assert (notice, over.ended - over.since, over.waiting) == ("resolved", 31, 1)
     assert delivered(collector, T0 + 2 * AGAIN) == [
         *DOWN,

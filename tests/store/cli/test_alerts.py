@@ -136,7 +136,7 @@ class TestList:
         printed = run("list").stdout
         [row] = json.loads(run("list", "--json").stdout)
 
-        assert "elevenlabs  service_down  critical  2027-01-15 08:00:00  firing  4 of 4 requests failed" in printed
+        assert "elevenlabs  service_down  critical  2027-01-15 08:00:00  firing  12 requests in a row failed" in printed
         assert "+4915112345678" not in printed
         assert row["since"] == "2027-01-15T08:00:00.000Z"
         [sent] = row["sent"]

@@ -130,6 +130,17 @@ def test_silence_is_sent_once_by_the_channels_directly_and_so_is_its_end(
     rt.outbox.sent(delivery)
 
 
+def test_a_mark_that_expires_is_no_round(rt: runtime.Runtime, provider: StandIn) -> None:
+    rt.store.dispatch(1)
+    worker = Worker(rt)
+    rt.scripts.client.delete("{lineman}:dispatched")
+
+    counts = [worker.look(later=50), worker.look(later=10), worker.look(later=10)]
+
+    assert counts == [0, 1, 0]
+    assert sent(provider) == ["dispatcher silent"]
+
+
 def test_while_it_is_silent_the_other_alerts_are_sent_from_here_as_well(
     rt: runtime.Runtime, worker: Worker, provider: StandIn
 ) -> None:

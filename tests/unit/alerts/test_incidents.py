@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -68,3 +70,11 @@ def test_what_decides_has_no_clock_no_store_and_no_log(module: str) -> None:
     assert imported - ours <= pure
     assert {name.split(".")[1] for name in ours} <= {"alerts", "config"}
     assert not ours & {f"resilience.alerts.{name}" for name in ("collector", "outbox", "delivery", "text")}
+
+
+@pytest.mark.parametrize("module", sorted((ROOT / "resilience/alerts").glob("*.py")), ids=lambda path: path.stem)
+def test_no_module_reads_the_clock_of_its_host(module: Path) -> None:
+    """Alerts go by the server's clock: what two hosts measure by their own cannot be compared."""
+    text = module.read_text()
+
+    assert not re.search(r"\btime\.time\b|import time\b|from time import|\.(now|utcnow|today)\(", text)
