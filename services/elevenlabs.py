@@ -85,6 +85,15 @@ class ElevenLabs:
             "ElevenLabs has more conversations of one call than can be read in time", service=SERVICE, code="too_many"
         )
 
+    def has_called(self) -> bool:
+        """Whether the agent has had any conversation."""
+        params: dict[str, str | int] = {"agent_id": self.agent_id, "page_size": 1}
+        answer = self._request("GET", "/v1/convai/conversations", params=params)
+        try:
+            return bool(_checked(answer.body["conversations"], list))
+        except (KeyError, TypeError):
+            raise unconfirmed_success("unexpected_body", answer.status, service=SERVICE, dial=False) from None
+
     def health(self, path: str = "/v1/user/subscription") -> None:
         """Return if the service is well. A key without the scope for this path proves that it is one."""
         try:
