@@ -1,6 +1,7 @@
 -- One call: HASH call:<id>. Every non-terminal call is in ZSET due, scored by the time when somebody must look at it
--- again. ZSET backlog holds the calls that wait for a message of Celery's, deferred:<service> those that wait for a gate.
--- ZSET calls is the index, scored by expiry. HASH stats counts calls by state.
+-- again. ZSET backlog holds the calls that wait for a message of Celery's, deferred:<service> those that wait for a
+-- gate, both by their place in line. ZSET calls is the index, scored by expiry. HASH stats counts calls by state; its
+-- fields events and seq are the last number of an event and the last place in line.
 local TERMINAL = {placed = true, failed = true, needs_review = true, cancelled = true}
 local HISTORY_KEPT = 100
 
