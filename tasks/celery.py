@@ -17,8 +17,6 @@ from resilience import logger
 from resilience.config.settings import Retry, Settings, load
 from resilience.errors import ConfigError, TransientError
 from resilience.retry import next_delay
-from tasks.worker import kombu_fixes as reconnect
-from tasks.worker.stuck_worker import Deaf
 
 # The store and the policy decide when a retry is the last one; Celery's own bound is for workers that die.
 UNBOUNDED = 1_000_000
@@ -80,11 +78,12 @@ def _settings() -> Settings:
 
 
 settings = _settings()
-reconnect.install()
-MODULES = ["tasks.alerts", "tasks.calls", "tasks.crm", "tasks.dispatch", "tasks.health", "tasks.worker.watchdog"]
+MODULES = [
+    *(f"tasks.{name}" for name in ("alerts", "calls", "crm", "dispatch", "health")),
+    *(f"tasks.worker.{name}" for name in ("stuck_worker", "watchdog")),  # each adds its step to the worker
+]
 app = MaskingCelery("tasks", task_cls=ResilientTask, include=MODULES)
 app.config_from_object("celeryconfig")
-app.steps["worker"].add(Deaf)
 
 
 @signals.setup_logging.connect
