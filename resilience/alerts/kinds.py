@@ -73,6 +73,12 @@ class Kind(StrEnum):
         "critical", "call rang twice", "calls rang twice", run="calls list --state placed",
         next_step="The history of the call names both conversations. This must not happen: please report it.",
     )  # fmt: skip
+    CALL_RANG_LATE = "call_rang_late", Counts(
+        "critical", "call rang although it had ended as not placed", "calls rang although they had ended as not placed",
+        run="calls list --state failed",
+        next_step="Its worker reported the conversation after the look-ups had given up. The call stays in its state; "
+        "do not run `calls retry`, unless it may ring once more.",
+    )  # fmt: skip
     CONTACT_REFUSED = "contact_refused", Counts(
         "warning", "contact refused", "contacts refused", run="check",
         next_step="A refused contact is not called. Correct the sender, and send the contact again.",

@@ -1,4 +1,4 @@
-"""`python -m tests.chaos --seed N`: one campaign, its faults, its verdict. Exit status 0 only where nothing broke."""
+"""`python -m tests.chaos --seed N`: plays and judges one campaign of faults. Exit status 0 only if no promise broke."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def arguments() -> argparse.Namespace:
 
 
 def run(folder: Path, chosen: Plan, fsync: str) -> Verdict:
-    """Plays the plan on a fleet of its own and prints what it saw."""
+    """Plays the plan on a fleet of its own and prints what happened."""
     with Fleet(folder, app="tests.chaos.twice" if chosen.twice else "tasks", fsync=fsync) as fleet:
         campaign = Campaign(fleet, chosen, say)
         verdict = campaign.play()

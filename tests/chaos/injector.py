@@ -1,6 +1,6 @@
-"""What a campaign does to its fleet: one method a kind of fault, `do_<kind>`.
+"""Injects faults into a fleet: one method for each kind of fault, `do_<kind>`.
 
-What a fault leaves undone (a suspended worker, a stalled network) is undone by `pump` when its seconds are over.
+A fault that lasts (a suspended worker, a stalled network) is ended by `pump` when its seconds are over.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ Window = tuple[float, float]
 
 
 class Injector:
-    """Injects the faults of a plan. `outages` are the times when Redis was away, `went_back` whether a power cut
-    took its last second."""
+    """Injects the faults of a plan.
+
+    `outages`: the unix times when Redis was away. `went_back`: whether a power cut took its last second.
+    """
 
     def __init__(self, fleet: Fleet, plan: Plan) -> None:
         self.fleet, self.plan = fleet, plan
@@ -41,11 +43,11 @@ class Injector:
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing is left to be undone."""
+        """Whether no injected fault still lasts."""
         return not self._undo
 
     def is_possible(self, fault: Fault) -> bool:
-        """Whether it can be injected now: not while Redis is away and the fault needs it."""
+        """Whether it can be injected now. Some faults need a Redis that answers."""
         return self.fleet.is_up or fault.kind not in ("send_contacts", "repeat_messages", "stall_redis", "kill_redis")
 
     def inject(self, fault: Fault) -> None:
@@ -53,7 +55,7 @@ class Injector:
         getattr(self, f"do_{fault.kind}")(fault)
 
     def pump(self) -> None:
-        """Undoes what is over, and lets the producers go on."""
+        """Ends the faults whose seconds are over, and lets the producers go on."""
         while self._undo and self._undo[0][0] <= time.monotonic():
             heapq.heappop(self._undo)[2]()
         for producer in self.producers:
@@ -63,7 +65,7 @@ class Injector:
         number = int(fault.target)
         self._enqueued = number + 1
         file = producers.write_list(self.fleet.folder, number, self.plan.waves[number])
-        # Two at once with the same file.
+        # Two producers send the same list at once.
         self.producers += [Producer(self.plan.waves[number], file) for _ in range(2)]
 
     def do_repeat_file(self, fault: Fault) -> None:
@@ -120,12 +122,12 @@ class Injector:
         self.publish([{"call_id": call_id(n)} for w in self.plan.waves[: self._enqueued] for n in w])
 
     def do_send_contacts(self, fault: Fault) -> None:
-        # Of the next list as well, so that its producers come second.
+        # Contacts of the next list too, so that its producers find them known.
         near = self.plan.waves[max(0, self._enqueued - 1) : self._enqueued + 1]
         self.publish([{"contact": producers.contact(n), "campaign": producers.CAMPAIGN} for w in near for n in w])
 
     def publish(self, payloads: list[dict[str, Any]]) -> None:
-        """Sends `place_call` with each of these, in any order, past the proxy."""
+        """Sends `place_call` with each of the payloads, in random order, straight to Redis."""
         self.random.shuffle(payloads)
         for kwargs in payloads if self.fleet.is_up else ():
             self.app.send_task("tasks.calls.place_call", kwargs=kwargs, queue="calls")
@@ -136,7 +138,7 @@ class Injector:
         self._later(fault, lambda: (self._out.discard(fault.kind), self.set_weather()))
 
     def set_weather(self) -> None:
-        """Tells the stand-in how ill it is."""
+        """Sets how the stand-in answers, from the weather and the faults that last."""
         control, seed = self.fleet.control, self.random.randrange(1 << 30)
         control("recover", service=DIALER)
         control("mix", service=DIALER, endpoint="dial", weights=faults.DIALS, seed=seed, seconds=self._weather)
@@ -149,9 +151,9 @@ class Injector:
             control("outage", service=DIALER)
 
     def calm(self) -> None:
-        """What stands in the way is lifted; the provider goes on as at first.
+        """Ends every fault of the provider; it answers as at the start.
 
-        After a power cut, each list is sent again: contacts that were accepted in the lost second are gone.
+        After a power cut each list is sent again, since contacts that were accepted in the lost second are gone.
         """
         if self.went_back:
             lists = {producer.file: producer.contacts for producer in self.producers}

@@ -120,8 +120,10 @@ def test_no_other_number_of_failures_among_the_first_40_would_do_both() -> None:
 @pytest.mark.parametrize("share", [0.2, 0.4, 0.45, 0.5, 0.6, 0.9])
 def test_the_gate_follows_the_rule_that_is_computed(real_redis: redis.Redis, share: float) -> None:
     draw = random.Random(share)
-    good = GOOD * draw.choice([0, 30, 100])
-    runs = [good + "".join(BAD if draw.random() < share else GOOD for _ in range(1000)) for _ in range(40)]
+    runs = [
+        GOOD * draw.choice([0, 30, 100]) + "".join(BAD if draw.random() < share else GOOD for _ in range(1000))
+        for _ in range(40)
+    ]
 
     assert [opens_at(real_redis, answers) for answers in runs] == [should_open_at(answers) for answers in runs]
 

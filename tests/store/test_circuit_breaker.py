@@ -63,6 +63,14 @@ def test_a_run_is_counted_beyond_the_window(gate: CircuitBreaker) -> None:
     assert look(gate, T0 + 63)["reason"] == "4 requests in a row failed, last: 503"
 
 
+def test_the_retries_of_a_few_calls_open_it_before_one_has_used_its_attempts(gate: CircuitBreaker) -> None:
+    waves = [(at, Report(Outcome.FAILURE, source=source)) for at in (0.0, 5.0, 15.0) for source in "abc"]
+
+    assert dialed(gate, *waves[:6]) == "closed"
+
+    assert dialed(gate, waves[6]) == "open"
+
+
 def test_a_success_ends_a_run(gate: CircuitBreaker) -> None:
     dialed(gate, (0, SICK), (5, SICK), (15, SICK), (34, OK))
 

@@ -66,6 +66,6 @@ end
 call_move(c, 'dialing', 'call_dialing',
   {owner = a.owner, attempts = num(c.attempts) + 1, dials = num(c.dials) + 1, gen = num(g.gen), not_before = false,
     first_dial = c.first_dial or now, must_look = (forgotten or c.doubtful) and 1 or false, reason = false,
-    category = false, released = false, probe = false},
+    category = false, released = false, probe = false, lost_owner = false},
   {attempt_id = c.id .. ':' .. int(num(c.dials) + 1), breaker_state = g.state}, now + a.lease)
 return go(g)

@@ -52,8 +52,8 @@ local function take_due(id)
     local probe = not gate_is_well(g) and 1 or nil
     gate_report(g, a.services[c.service].policy,
       {gen = num(c.gen), token = c.owner, source = c.id, outcome = 'failure', reason = reason})
-    -- The owner stays: its late report may end the doubt.
-    call_move(c, 'in_doubt', 'call_in_doubt', {reason = reason, probe = probe},
+    -- A late report of its owner may still end the doubt.
+    call_move(c, 'in_doubt', 'call_in_doubt', {owner = false, lost_owner = c.owner, reason = reason, probe = probe},
       {attempt_id = attempt_id(c), reason = reason, breaker_state = g.state}, now)
     look(c)
   elseif c.state == 'in_doubt' then

@@ -18,7 +18,7 @@ local function answer(what)
 end
 
 if c.finished == a.owner then return answer('repeated') end
-if c.state ~= 'dialing' and c.owner == a.owner and a.to == 'placed' then
+if c.lost_owner == a.owner and a.to == 'placed' then
   if TERMINAL[c.state] then
     if c.state == 'placed' or c.conversation_id then return answer('stale') end
     -- Nothing leaves a terminal state, but an operator has to see this, and a later `retry` has to look first.
@@ -27,7 +27,7 @@ if c.state ~= 'dialing' and c.owner == a.owner and a.to == 'placed' then
       service = c.service})
     return answer('stale')
   end
-  call_move(c, 'placed', 'call_placed', {owner = false, finished = a.owner, conversation_id = a.conversation_id,
+  call_move(c, 'placed', 'call_placed', {lost_owner = false, finished = a.owner, conversation_id = a.conversation_id,
     reason = false}, {attempt_id = attempt_id(c), conversation_id = a.conversation_id, breaker_state = g.state})
   return answer('done')
 end

@@ -34,6 +34,7 @@ class Call:
     errors: int = 0
     over_at: int = 0
     probe: bool = False
+    lost_owner: str | None = None
 
 
 @dataclass
@@ -66,7 +67,7 @@ class CallsModel:
             return "deferred"
         self._to(call, "dialing", now + LEASE)
         call.owner, call.era, call.not_before = owner, self.gate.era, 0
-        call.probe = False
+        call.probe, call.lost_owner = False, None
         call.attempts, call.dials = call.attempts + 1, call.dials + 1
         return "go"
 
@@ -76,8 +77,8 @@ class CallsModel:
             return "stale"
         if call.finished == owner:
             return "repeated"
-        if call.owner == owner and call.state not in ("dialing", *OVER) and to == "placed":
-            call.finished, call.owner = owner, None
+        if call.lost_owner == owner and call.state not in OVER and to == "placed":
+            call.finished, call.lost_owner = owner, None
             self._end(call, to, now)
             return "done"
         if call.state != "dialing" or call.owner != owner:
@@ -159,7 +160,7 @@ class CallsModel:
                     call.probe = not self.is_well()
                     self.gate.report(str(call.owner), call.era, now, "failure", source=id)
                     self._doubt(call, 0)
-                    call.not_before = 0
+                    call.owner, call.lost_owner, call.not_before = None, call.owner, 0
                 may = self.is_well() or self.looked_at + BETWEEN_LOOKS <= now
                 call.due = now + (2 * LEASE if may else BETWEEN_LOOKS)
                 if may:
