@@ -37,9 +37,10 @@ class MaskedRequest(Request):
 
     def __init__(self, message: Any, **options: Any) -> None:
         super().__init__(message, **options)
-        self._argsrepr, self._kwargsrepr = logger.scrub(self._argsrepr), logger.scrub(self._kwargsrepr)
+        self._argsrepr: str = logger.scrub(self._argsrepr)
+        self._kwargsrepr: str = logger.scrub(self._kwargsrepr)
 
-    def info(self, safe: bool = False) -> dict[str, Any]:
+    def info(self, safe: bool = False) -> Any:
         return super().info(safe=True)
 
 
