@@ -24,7 +24,7 @@ from resilience.circuit_breaker import Outcome, Report
 from resilience.config.settings import load
 from resilience.store.scripts import Scripts
 from tasks import runtime
-from tasks.__main__ import app
+from tasks.cli.app import app
 from tests.store.steps import DOUBT, FAILED, PLACED, RETRY, T0, attempt, claim
 from tests.support import ROOT, wait_until
 
