@@ -1,4 +1,4 @@
--- uses: base gate ramp call
+-- uses: base gate ramp call server
 -- Claims a call for one attempt, asks the gate, counts the attempt and sets its lease: all or nothing.
 -- ARGV a: id, owner (one per run of a task), service, lease, policy, release {rate, max_rate}, backlog_check,
 --   retention, installation (the store's id, if it has none yet); optionally contact (as in enqueue: creates the call
