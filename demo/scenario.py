@@ -123,7 +123,7 @@ class Scenario:
         )
 
     def defers(self) -> None:
-        self.timeline.step("2. The call has failed, the breaker is open, the admin is told.")
+        self.timeline.step("2. The call has failed, the breaker is open, the admin is notified.")
         if self.gate()["state"] != "open":
             raise StepFailed(f"the breaker is open after the fourth failure; it is {self.gate()['state']}")
         self.until("an alert on every channel", 10, lambda: all(self.alerts("down").values()))

@@ -75,8 +75,9 @@ class ServiceError(LinemanError):
 
     `counts` says whether the circuit breaker takes it for sickness; `alive` whether the answer proves that the
     service is reachable (it lets a half-open probe pass); `names_contact` whether it names the contact's own data, so
-    that the same refusal many times in a row says nothing of the service. `retry_after` is in seconds. `code` is the
-    service's own name for it, `status` the HTTP or SMTP status, None where no answer came.
+    that the same refusal many times in a row says nothing of the service; `named` whether a permanent error names its
+    cause, so that the gate is held, while any other only opens it. `retry_after` is in seconds. `code` is the service's
+    own name for it, `status` the HTTP or SMTP status, None where no answer came.
     """
 
     category = Category.PERMANENT
@@ -93,13 +94,14 @@ class ServiceError(LinemanError):
         counts: bool = False,
         alive: bool = False,
         names_contact: bool = False,
+        named: bool = True,
         retry_after: float | None = None,
         request_id: str = "",
     ) -> None:
         super().__init__(message)
         self.message, self.service, self.code, self.status = message, service, code, status
         self.scope, self.sent, self.counts, self.alive = scope, sent, counts, alive
-        self.names_contact = names_contact
+        self.names_contact, self.named = names_contact, named
         self.retry_after, self.request_id = retry_after, request_id
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -136,7 +138,7 @@ class LeaseExpired(TransientError):
 
 
 class PermanentError(ServiceError):
-    """Will not pass by itself. Scope contact: this call failed. Scope service: the gate is held."""
+    """Will not pass by itself. Scope contact: this call failed. Scope service: the gate is held, or opened."""
 
 
 class InDoubtError(ServiceError):

@@ -19,7 +19,6 @@ from resilience.errors import ConfigError, TransientError
 from resilience.retry import next_delay
 from tasks.worker import kombu_fixes as reconnect
 from tasks.worker.stuck_worker import Deaf
-from tasks.worker.watchdog import Watchdog
 
 # The store and the policy decide when a retry is the last one; Celery's own bound is for workers that die.
 UNBOUNDED = 1_000_000
@@ -82,10 +81,10 @@ def _settings() -> Settings:
 
 settings = _settings()
 reconnect.install()
-MODULES = ["tasks.alerts", "tasks.calls", "tasks.crm", "tasks.dispatch", "tasks.health"]
+MODULES = ["tasks.alerts", "tasks.calls", "tasks.crm", "tasks.dispatch", "tasks.health", "tasks.worker.watchdog"]
 app = MaskingCelery("tasks", task_cls=ResilientTask, include=MODULES)
 app.config_from_object("celeryconfig")
-app.steps["worker"].update((Watchdog, Deaf))
+app.steps["worker"].add(Deaf)
 
 
 @signals.setup_logging.connect

@@ -23,6 +23,7 @@ from resilience.config.settings import Settings
 from resilience.errors import Category, InDoubtError, PermanentError, Scope, Sent, ServiceError, ThrottledError
 from resilience.logger import log
 from resilience.retry import next_delay
+from resilience.store.events import Event
 
 # An error nobody named: when the look-ups find that nothing rang, the call has failed and is not dialed again.
 UNNAMED = ("unknown", "unknown_status")
@@ -169,7 +170,7 @@ class CallProcessor:
             return None
         ids = " ".join(conversation.id for conversation in found)
         if len(found) > 1:
-            self.store.scripts.tell("call_rang_twice", service=DIALER, call_id=claim.call_id, conversation_id=ids)
+            self.store.events.append(Event.CALL_RANG_TWICE, service=DIALER, call_id=claim.call_id, conversation_id=ids)
         return Verdict(
             State.PLACED,
             Report(Outcome.IGNORED),
@@ -182,7 +183,12 @@ class CallProcessor:
     def _judge(self, claim: Claim, error: ServiceError, *, slow: bool) -> Verdict:
         retry = self.service.retry
         report = report_of(error, default_pause=retry.initial_delay, slow=slow)
-        told: dict[str, Any] = {"reason": str(error), "category": error.category, "code": error.code or None}
+        told: dict[str, Any] = {
+            "reason": str(error),
+            "category": error.category,
+            "code": error.code or None,
+            "service_fault": error.counts,
+        }
         if isinstance(error, InDoubtError):
             category = Category.PERMANENT if error.code in UNNAMED else error.category
             return Verdict(State.IN_DOUBT, report, self.settings.calls.look_up.delay, **told | {"category": category})

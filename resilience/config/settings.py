@@ -55,10 +55,14 @@ class SlowCall(Model):
 
 
 class CircuitBreaker(Model):
+    """When the gate opens and closes. `run_amid_successes` below `failure_threshold` counts as equal to it."""
+
     failure_threshold: Count
     failure_rate: of.Rate
     window: Seconds
     recovery_timeout: Seconds
+    run_amid_successes: Count = 12
+    minimum_calls: Count = 40
     max_recovery_timeout: Annotated[Seconds, not_below("recovery_timeout")] = 300.0
     half_open_calls: Count = 1
     success_threshold: Count = 1

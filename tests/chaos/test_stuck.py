@@ -1,8 +1,8 @@
-"""A worker that is told to stop while Redis is away ends by itself.
+"""A worker that gets SIGTERM while Redis is away ends by itself.
 
-What happened: Celery 5.7.0's cold shutdown runs in the signal handler, inside the wait for the next connection, and
-blocks for ever on the pipe of a child that is gone. What holds now:
-tasks/worker/stuck_worker.py ends it after the longest task.
+What happened: the cold shutdown of Celery 5.7.0 runs in the signal handler, inside the wait for the next connection,
+and blocks for ever on the pipe of a child that is gone. What holds now: tasks/worker/stuck_worker.py ends the worker
+after the time of the longest task.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def test_a_worker_told_to_stop_while_redis_is_away_ends(tmp_path: Path) -> None:
 
             os.kill(worker.pid, signal.SIGTERM)
 
-            # The soft shutdown takes its time first.
+            # The soft shutdown comes first, and takes up to a task's time limit.
             limit = 2 * settings.task_time_limit + 8 * settings.calls.dispatch.republish
             wait_until(lambda: worker.poll() is not None, timeout=limit, what="the worker to end")
         scenario.close()
@@ -54,7 +54,7 @@ def test_a_worker_told_to_stop_while_redis_is_away_ends(tmp_path: Path) -> None:
 
 
 def start(processes: Processes) -> subprocess.Popen[bytes]:
-    """The calls worker with two processes, as Compose runs it."""
+    """Starts a calls worker with two processes and the signals that Compose sets."""
     arguments = ["2" if argument == "1" else argument for argument in CELERY["calls"]]
     with (processes.folder / "worker.log").open("ab") as log:
         return child_process.start(

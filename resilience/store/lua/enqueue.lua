@@ -8,7 +8,7 @@ for i, n in ipairs(a.calls) do
   if redis.call('EXISTS', key('call', n.id)) == 1 then
     answers[i] = 0
   else
-    call_wait(call_create(n, a.service))
+    call_create(n, a.service)
     answers[i] = 1
   end
 end

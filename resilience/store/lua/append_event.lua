@@ -1,0 +1,6 @@
+-- uses: base
+-- Appends an event that comes with no change of the store.
+-- ARGV a: event, fields
+-- Returns 1.
+emit(a.event, a.fields)
+return cjson.encode(1)
