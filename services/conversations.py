@@ -45,7 +45,7 @@ class Search:
         self._requests = 0
 
     def conversations(self) -> list[Conversation]:
-        """Those that rang, oldest first. Raises ServiceError where an answer is missing, unless one of ours is found."""
+        """Those that rang, oldest first. Raises ServiceError where an answer is missing and none of ours is found."""
         found: list[tuple[float, Conversation]] = []
         seen: set[str] = set()  # a conversation may be on two pages
         try:
