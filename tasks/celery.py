@@ -16,6 +16,7 @@ from celery.worker.request import Request
 from resilience import logger
 from resilience.config.settings import Retry, Settings, load
 from resilience.errors import ConfigError, TransientError
+from resilience.redact import scrub
 from resilience.retry import next_delay
 
 # The store and the policy decide when a retry is the last one; Celery's own bound is for workers that die.
@@ -27,8 +28,8 @@ class MaskingCelery(Celery):
     """Sends tasks whose shown form (the sent event, Flower) has no phone number."""
 
     def send_task(self, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
-        options.setdefault("argsrepr", logger.scrub(repr(args or ())))
-        options.setdefault("kwargsrepr", logger.scrub(repr(kwargs or {})))
+        options.setdefault("argsrepr", scrub(repr(args or ())))
+        options.setdefault("kwargsrepr", scrub(repr(kwargs or {})))
         return super().send_task(name, args, kwargs, **options)
 
 
@@ -37,8 +38,8 @@ class MaskedRequest(Request):
 
     def __init__(self, message: Any, **options: Any) -> None:
         super().__init__(message, **options)
-        self._argsrepr: str = logger.scrub(self._argsrepr)
-        self._kwargsrepr: str = logger.scrub(self._kwargsrepr)
+        self._argsrepr: str = scrub(self._argsrepr)
+        self._kwargsrepr: str = scrub(self._kwargsrepr)
 
     def info(self, safe: bool = False) -> Any:
         return super().info(safe=True)
