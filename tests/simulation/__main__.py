@@ -1,4 +1,4 @@
-"""Random weeks: `python -m tests.simulation --seed 1 --minutes 5`; `--once` replays one seed, and shrinks its failure."""
+"""Random weeks: `python -m tests.simulation --seed 1 --minutes 5`; `--once` replays one seed and shrinks it."""
 
 from __future__ import annotations
 

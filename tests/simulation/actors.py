@@ -146,7 +146,10 @@ class World:
     # The steps of a plan.
 
     def _enqueue(self, step: Step) -> None:
-        self.fleet.enqueue(step.arg, int(step.seconds))
+        try:
+            self.fleet.enqueue(step.arg, int(step.seconds))
+        except StoreUnavailable:
+            self.scheduler.after(STORE_RETRY, partial(self._enqueue, step))
         self.pace = 1.0
 
     def _outage(self, step: Step) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 DAY = 86_400.0
@@ -22,6 +23,7 @@ class Step:
 
 SEAMS = ("begin", "look-up", "handshake", "POST", "answer", "finish")
 CONTROL_SEAMS = ("dispatch", "publish", "probe", "collect", "deliver")
+KINDS = ("outage", "clock", "crash", "suspend", "message", "operator", "redis", "list")
 MODES = ("503", "silent", "down", "429", "quota", "slow", "lost", "page")
 
 
@@ -32,21 +34,26 @@ def draw(*parts: object) -> float:
 
 
 def make(seed: int) -> list[Step]:
-    """A random plan: some lists of contacts, and up to eight faults around them."""
+    """A random plan: some lists of contacts, and up to eight faults around them.
+
+    Only some kinds of faults take part in a plan: one that shows often would hide the others.
+    """
     r = random.Random(seed)
-    steps = [Step(0.0, "enqueue", seconds=r.choice((1, 3, 10, 40, 120)), arg="a")]
     horizon = r.choice((120.0, 600.0, 3600.0, 6 * 3600.0))
-    steps += [
-        Step(r.uniform(0, horizon), "enqueue", seconds=r.choice((1, 5, 30)), arg=n) for n in "bcd"[: r.randint(0, 3)]
-    ]
-    steps += [_fault(r, horizon) for _ in range(r.randint(1, 8))]
+    kinds = r.sample(tuple(KINDS), r.randint(1, 3))
+    steps = [_fault(r, horizon, kinds) for _ in range(r.randint(1, 8))]
+    steps.append(Step(0.0, "enqueue", seconds=r.choice((1, 3, 10, 40, 120)), arg="a"))
+    for name in "bcd"[: r.randint(0, 3)]:
+        # Often just when something else begins or ends.
+        near = r.choice(steps)
+        at = r.choice((r.uniform(0, horizon), max(0.0, near.at + r.choice((0.0, near.seconds)) + r.uniform(-5, 40))))
+        steps.append(Step(round(at, 3), "enqueue", seconds=r.choice((1, 5, 100, 300)), arg=name))
     return sorted(steps, key=lambda step: step.at)
 
 
-def _fault(r: random.Random, horizon: float) -> Step:
+def _fault(r: random.Random, horizon: float, kinds: Sequence[str]) -> Step:
     at = round(r.uniform(0, horizon) if r.random() < 0.5 else r.uniform(0, 60), 3)
-    kinds = {"outage": 3, "clock": 1, "crash": 2, "suspend": 2, "message": 1, "operator": 1, "redis": 1, "list": 1}
-    kind = r.choices(tuple(kinds), tuple(kinds.values()))[0]
+    kind = r.choice(kinds)
     if kind == "outage":
         paths = r.choice(("all", "all", "dial", "list"))
         length = r.choice((20.0, 90.0, 600.0, 3600.0, 8 * 3600.0))

@@ -15,7 +15,7 @@ Calls = Mapping[str, Mapping[str, str]]
 STANDSTILL = 120.0  # seconds for which dispatcher or health may not run although a host is up
 BOUND = 2 * 3600.0  # seconds after the last fault until everything has ended
 LONG_LAG = 100.0  # a list that lags longer than the look-ups last cannot prove an absence
-CIRCLES = 120  # requests for one call without an end and without a notification
+CIRCLES = 60  # look-ups of one call in a row, without a dial, an end, or a notification
 RAMP_S, RAMP_CALLS = 3.0, 20  # after a recovery: handed out in the first seconds, twice the ramp and what retries
 
 
@@ -60,9 +60,9 @@ class Properties:
         if len(self.fleet.seen.alerts) != self._alerts:
             self._alerts = len(self.fleet.seen.alerts)
             self._of_call.clear()
-        self._of_call[id] += 1
+        self._of_call[id] = self._of_call[id] + 1 if request.path == "list" else 0
         if self._of_call[id] > CIRCLES:
-            raise Violation("circles", f"{id}: {CIRCLES} requests, no end and nobody was notified")
+            raise Violation("circles", f"{id}: {CIRCLES} look-ups, no dial, no end and nobody was notified")
         if request.path != "dial":
             return
         placed = self.fleet.seen.placed.get(id)
