@@ -3,7 +3,9 @@
 Celery on Redis neither keeps every message nor runs it once. The call store is the truth; a message is a wake-up call.
 """
 
-from kombu import Exchange, Queue
+from typing import Any
+
+from kombu.entity import Exchange, Queue
 
 from resilience.config.settings import load as _load
 from resilience.store.connection import for_kombu as _for_kombu
@@ -99,7 +101,7 @@ task_send_sent_event = True
 
 # A tick nobody ran in time is worth nothing: without `expires` they pile up while the control worker is away. Not
 # shorter than 30 s, since the clocks of two hosts differ.
-def _every(task: str, seconds: float, *args: str) -> dict:
+def _every(task: str, seconds: float, *args: str) -> dict[str, Any]:
     return {"task": task, "schedule": seconds, "args": args, "options": {"expires": max(30.0, seconds)}}
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from email.message import Message
 from email.policy import default
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
@@ -65,7 +65,7 @@ class SmtpSink(Controller):
     def _create_server(self) -> Any:
         return self.loop.create_server(self._factory_invoker, sock=self._socket)
 
-    def __enter__(self) -> SmtpSink:
+    def __enter__(self) -> Self:
         self.start()
         return self
 

@@ -12,7 +12,7 @@ STYLES = {"bad": "red", "good": "green", "note": "cyan", "step": "bold"}
 WORDS = {  # event: (style, what happened, what comes next)
     "call_dialing": ("", "dials, attempt {attempts}", "breaker {breaker_state}"),
     "call_retrying": ("bad", "503, to be retried", "retry {attempts} of {retries}, {wait} s later"),
-    "call_failed": ("bad", "failed after attempt {attempts}", "the admin is told"),
+    "call_failed": ("bad", "failed after attempt {attempts}", "the admin is notified"),
     "call_deferred": ("note", "deferred, nothing sent", "waits for the gate ({breaker_state})"),
     "call_placed": ("good", "placed, attempt {attempts}", ""),
     "call_in_doubt": ("bad", "in doubt", "looked up before anything else"),

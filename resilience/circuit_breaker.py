@@ -1,9 +1,10 @@
-"""The gate in front of a service, in Redis, shared by all workers.
+"""The circuit breaker of a service: one gate in Redis, shared by all workers.
 
-States: closed, open, half_open, and held (waiting does not cure it). It trips on a share of failures within a sliding
-window; half open, it lends its permits as leases, so a killed prober's permit comes back. Each transition starts a
-new generation, and a report of an older one changes nothing. The rules are in lua/shared/gate.lua; a call's own
-admit and report are part of the call store's scripts, so that an attempt costs two round trips in all.
+Its states are closed, open, half_open, and held (waiting does not cure it). It opens on a run of failures, or on a
+share of failures within a sliding window. Half open, it lends permits for a limited time, so the permit of a killed
+worker comes back. Each transition starts a new generation, and a report of an older one changes nothing. The rules are
+in lua/shared/gate.lua. The call store's scripts include the gate's admit and report, so an attempt takes two round
+trips in all.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from resilience.config.settings import Service
 from resilience.errors import Category, CircuitOpen, Scope, ServiceError
 from resilience.store.scripts import Scripts, ms
 
-# A gate nobody has used for this long is forgotten, which is the same as closed.
+# Seconds after which an unused gate is forgotten, which is the same as closed.
 KEPT = 30 * 24 * 3600
 
 
@@ -26,14 +27,18 @@ class Outcome(StrEnum):
 
     SUCCESS = "success"
     FAILURE = "failure"
-    ALIVE = "alive"  # an answer that proves reachability and nothing else: neutral, but lets a probe pass
-    REFUSED = "refused"  # the contact's fault: as alive, but the same refusal many times in a row holds the gate
-    IGNORED = "ignored"  # ours, or none: gives the permit back
+    ALIVE = "alive"  # it answered, which proves no more than that: neutral, but a good probe
+    REFUSED = "refused"  # the contact's fault: as alive, but many equal refusals in a row hold the gate
+    IGNORED = "ignored"  # our own fault, or no answer to judge: gives the permit back
 
 
 @dataclass(frozen=True)
 class Report:
-    """An outcome with what the gate needs to know. Times in seconds; `hold` is the reason to hold the gate for."""
+    """An outcome and its details. `retry_after` and `pause` are seconds.
+
+    `source` is the call: failures that are all of one call are no burst of bad luck, however fast they come.
+    `hold` and `open` are the reasons to hold or to open the gate at once, whatever it has counted.
+    """
 
     outcome: Outcome
     code: str | None = None
@@ -42,15 +47,17 @@ class Report:
     retry_after: float | None = None
     pause: float | None = None
     hold: str | None = None
+    open: str | None = None
+    source: str | None = None
 
     def as_args(self) -> dict[str, Any]:
-        """As the scripts take it, in ms."""
+        """The report as the scripts take it, times in ms."""
         args = {k: v for k, v in asdict(self).items() if v is not None}
         return args | {k: ms(args[k]) for k in ("retry_after", "pause") if k in args}
 
 
 def report_of(error: ServiceError | None, *, default_pause: float, slow: bool = False) -> Report:
-    """What an answer (None: a good one) means for the gate. `default_pause`: seconds for a 429 without Retry-After."""
+    """What an error means for the gate; None is a good answer. `default_pause`: a bare 429's, in seconds."""
     if error is None:
         return Report(Outcome.SUCCESS, slow=slow or None)
     reason = str(error)
@@ -58,6 +65,8 @@ def report_of(error: ServiceError | None, *, default_pause: float, slow: bool = 
         outcome = Outcome.FAILURE if error.counts else Outcome.ALIVE
         return Report(outcome, reason=reason, pause=error.retry_after or default_pause)
     if error.category is Category.PERMANENT and error.scope is Scope.SERVICE:
+        if not error.named:
+            return Report(Outcome.FAILURE, reason=reason, open=reason)
         return Report(Outcome.IGNORED, reason=reason, hold=reason)
     if error.category is Category.PERMANENT and error.alive and not error.names_contact:
         return Report(Outcome.REFUSED, code=error.code or "refused", reason=reason)
@@ -66,11 +75,13 @@ def report_of(error: ServiceError | None, *, default_pause: float, slow: bool = 
 
 
 def policy_of(service: Service) -> dict[str, Any]:
-    """A service's breaker configuration as the scripts take it, in ms."""
+    """The service's breaker configuration as the scripts take it, times in ms."""
     breaker = service.circuit_breaker
     policy: dict[str, Any] = {
         "failure_threshold": breaker.failure_threshold,
+        "run_amid_successes": max(breaker.run_amid_successes, breaker.failure_threshold),
         "failure_rate": breaker.failure_rate,
+        "minimum_calls": breaker.minimum_calls,
         "window": ms(breaker.window),
         "recovery": ms(breaker.recovery_timeout),
         "max_recovery": ms(breaker.max_recovery_timeout),
@@ -86,7 +97,7 @@ def policy_of(service: Service) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Permit:
-    """Leave for one request, to be reported exactly once."""
+    """The permission to send one request. Its outcome is reported once."""
 
     service: str
     token: str
@@ -101,7 +112,10 @@ class CircuitBreaker:
         self.scripts, self.service, self.policy = scripts, service, policy
 
     def admit(self, token: str, lease: float, *, now: float | None = None) -> Permit:
-        """Leave for one request that takes at most `lease` seconds. Raises CircuitOpen. `token` is the caller's own."""
+        """Asks to send one request that takes at most `lease` seconds. `token` identifies the caller.
+
+        Raises CircuitOpen.
+        """
         answer = self._run("breaker_admit", now, token=token, lease=ms(lease))
         if not answer["admitted"]:
             wait = answer.get("retry_after")
@@ -111,14 +125,17 @@ class CircuitBreaker:
         return Permit(self.service, token, answer["gen"], answer["state"])
 
     def report(self, permit: Permit, report: Report, *, now: float | None = None) -> bool:
-        """Tells the outcome. False: the gate has moved on since, and nothing was changed."""
+        """Reports the outcome. Returns False where the gate has moved on since, and nothing was changed."""
         args = report.as_args() | {"gen": permit.gen, "token": permit.token}
         return bool(self._run("breaker_report", now, report=args)["counted"])
 
     def control(
         self, action: str, *, by: str, reason: str | None = None, wait: float | None = None, now: float | None = None
     ) -> bool:
-        """By hand: open, close, hold, release. `wait` (seconds) ends a hold or an open by itself. False: no change."""
+        """Moves the gate by hand: open, close, hold, release. Returns whether it changed.
+
+        `wait` is the seconds after which a hold or an opening ends by itself.
+        """
         wait_ms = None if wait is None else ms(wait)
         return bool(self._run("breaker_control", now, action=action, by=by, reason=reason, wait=wait_ms)["changed"])
 
@@ -135,5 +152,5 @@ class CircuitBreaker:
 
 
 def view(scripts: Scripts, policies: Mapping[str, Mapping[str, Any]], *, now: float | None = None) -> dict[str, Any]:
-    """All gates as they stand, by service; times in ms. Writes nothing."""
+    """The current state of all gates, by service; times in ms. Writes nothing."""
     return dict(scripts.run("breaker_view", {"services": policies}, now))

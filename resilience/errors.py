@@ -7,7 +7,9 @@ LinemanError
 └── ServiceError           a service refused, failed or stayed silent
     ├── TransientError     will pass: retried with backoff
     │   ├── ThrottledError   we are too fast: the gate pauses, no attempt is used up
-    │   └── StoreUnavailable Redis is out of reach: nothing is dialed, the task comes back
+    │   ├── StoreUnavailable Redis is out of reach: nothing is dialed, the task comes back
+    │   │   └── StoreFull    Redis is full: new contacts are refused, what is there goes on
+    │   └── LeaseExpired     the worker's lease ran out before the request was sent: the attempt is handed back
     ├── PermanentError     will not pass: `scope` says whether this contact or the whole service
     └── InDoubtError       a dial that may or may not have rung: only a look-up may decide
 
@@ -74,8 +76,9 @@ class ServiceError(LinemanError):
 
     `counts` says whether the circuit breaker takes it for sickness; `alive` whether the answer proves that the
     service is reachable (it lets a half-open probe pass); `names_contact` whether it names the contact's own data, so
-    that the same refusal many times in a row says nothing of the service. `retry_after` is in seconds. `code` is the
-    service's own word for it, `status` the HTTP or SMTP status, None where no answer came.
+    that the same refusal many times in a row says nothing of the service; `named` whether a permanent error names its
+    cause, so that the gate is held, while any other only opens it. `retry_after` is in seconds. `code` is the service's
+    own name for it, `status` the HTTP or SMTP status, None where no answer came.
     """
 
     category = Category.PERMANENT
@@ -92,13 +95,14 @@ class ServiceError(LinemanError):
         counts: bool = False,
         alive: bool = False,
         names_contact: bool = False,
+        named: bool = True,
         retry_after: float | None = None,
         request_id: str = "",
     ) -> None:
         super().__init__(message)
         self.message, self.service, self.code, self.status = message, service, code, status
         self.scope, self.sent, self.counts, self.alive = scope, sent, counts, alive
-        self.names_contact = names_contact
+        self.names_contact, self.named = names_contact, named
         self.retry_after, self.request_id = retry_after, request_id
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -130,8 +134,16 @@ class StoreUnavailable(TransientError):
     """Redis is out of reach. Nothing is dialed without a claim, so the task waits and comes back."""
 
 
+class StoreFull(StoreUnavailable):
+    """Redis is full: new contacts are refused, and the calls that it has go on."""
+
+
+class LeaseExpired(TransientError):
+    """The worker's lease ran out before the first byte was sent, so the call may be another worker's by now."""
+
+
 class PermanentError(ServiceError):
-    """Will not pass by itself. Scope contact: this call failed. Scope service: the gate is held."""
+    """Will not pass by itself. Scope contact: this call failed. Scope service: the gate is held, or opened."""
 
 
 class InDoubtError(ServiceError):

@@ -1,9 +1,9 @@
 """When to try again: pure arithmetic, no clock and no sleep.
 
 delay = min(max_delay, initial_delay * backoff_factor ** (attempt - 1)), lengthened by at most `jitter` of itself and
-never shorter than the service's Retry-After. Jitter only lengthens: Celery's own full jitter gives 0 s every so
-often, and its base is fixed to 2, which is why tasks override `retry()` and take their countdown from here.
-Reading the header (seconds or HTTP-date, RFC 9110, 10.2.3) is `resilience.errors.parse_retry_after`.
+never shorter than the service's Retry-After. Jitter only lengthens, because Celery's own full jitter sometimes gives
+0 s. Celery's backoff also has a fixed base of 2, so tasks override `retry()` and take their countdown from here.
+`resilience.errors.parse_retry_after` reads the header (seconds or HTTP-date, RFC 9110, 10.2.3).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Protocol
 
 
 class Policy(Protocol):
-    """What a retry policy says. Times in seconds; `max_attempts` counts the first try."""
+    """A retry policy. Times in seconds; `max_attempts` includes the first try."""
 
     @property
     def initial_delay(self) -> float: ...
@@ -34,7 +34,7 @@ def next_delay(
 ) -> float | None:
     """Seconds to wait after the `attempt`-th try (from 1) failed, or None when it was the last one.
 
-    `retry_after` is the service's own wish in seconds, honoured up to `max_retry_after`. `draw` in [0, 1) replaces
+    `retry_after` is what the service asks for, in seconds, honoured up to `max_retry_after`. `draw` in [0, 1) replaces
     the random number.
     """
     if attempt >= policy.max_attempts:

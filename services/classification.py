@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from resilience.errors import (
     parse_http_date,
     parse_retry_after,
 )
+from resilience.redact import quoted, scrub
 
 
 class _Row(NamedTuple):
@@ -62,7 +63,7 @@ _CONFIG = _Row(
     alive=True,
 )
 _RATE_LIMIT = "rate_limit_exceeded rate_limit_error slow_down RATE_LIMIT REQUEST_LIMIT_EXCEEDED usageLimits 20429"
-# The special stands before the general: HubSpot sends DAILY together with RATE_LIMIT.
+# The special comes before the general: HubSpot sends DAILY together with RATE_LIMIT.
 _TABLE = (
     _MONEY,
     _CONTACT,
@@ -94,10 +95,9 @@ _NAMES = {
     "telegram": "Telegram",
     "pagerduty": "PagerDuty",
 }
-_WORDS = "code", "status", "errorCode", "errorType", "policyName", "error_code", "reason", "domain", "error", "type"
+_KEYS = "code", "status", "errorCode", "errorType", "policyName", "error_code", "reason", "domain", "error", "type"
 _TEXTS = "message", "msg", "description", "error_description", "detail", "error"
 _CODE = re.compile(r"(?!error$|.*\d{6})[\w.-]{1,64}", re.ASCII)
-_PHONE = re.compile(r"\+?\d(?:[ ().-]{0,2}\d){6,}")
 _BAD_NUMBER = re.compile(
     r"(?=.*\b(?:to_|phone[ _])?number\b)(?!.*\b(?:agent|source|caller|from)\b)"
     r".*\b(?:invalid|unverified|not (?:\w+ ){0,3}(?:valid|verified)|does not exist|not in service)\b",
@@ -106,15 +106,22 @@ _BAD_NUMBER = re.compile(
 
 
 def classify(
-    status: int, body: Any, headers: Mapping[str, str], *, service: str, dial: bool = False
+    status: int,
+    body: Any,
+    headers: Mapping[str, str],
+    *,
+    service: str,
+    dial: bool = False,
+    secrets: Collection[str] = (),
 ) -> ServiceError | None:
     """What an answer means; None where it is a good one.
 
-    `body` is the parsed JSON, or the text where it is none. A 409 that says `resource_already_exists` is a good
-    answer, except to a dial. A status that no row knows has the code `unknown_status` and is permanent: a 4xx for
-    the contact, any other for the service, but a dial so answered is in doubt.
+    `body` is the parsed JSON, or the text where it is none. The error quotes none of `secrets`. A 409 that says
+    `resource_already_exists` is a good answer, except to a dial. A status that no row knows has the code
+    `unknown_status` and is permanent: a 4xx for the contact, any other for the service, but a dial so answered is in
+    doubt.
     """
-    codes = _codes(status, body)
+    codes = _codes(status, body, secrets)
     row, code = _judge(status, body, codes, dial)
     if row is None:
         return None
@@ -122,7 +129,7 @@ def classify(
     code = code or next((c for c in codes if not c.startswith("field:")), f"http_{status}")
     folded = {name.lower(): value for name, value in headers.items()}
     return kind(
-        _message(service, status, code, body),
+        _message(service, status, code, body, secrets),
         service=service,
         code=code,
         status=status,
@@ -132,7 +139,7 @@ def classify(
         alive=row.alive,
         names_contact=row.names_contact,
         retry_after=None if kind is PermanentError else _wait(row, folded, body),
-        request_id=folded.get("request-id") or folded.get("x-request-id", ""),
+        request_id=scrub(folded.get("request-id") or folded.get("x-request-id", ""), secrets),
     )
 
 
@@ -182,14 +189,14 @@ def _parts(value: Any, depth: int = 4) -> Iterator[Mapping[str, Any]]:
             yield from _parts(value.get(key), depth - 1)
 
 
-def _codes(status: int, body: Any) -> list[str]:
-    """Every word of the body that names the error, and `field:<name>` for the fields it refuses."""
+def _codes(status: int, body: Any, secrets: Collection[str]) -> list[str]:
+    """Every name that the body gives the error, and `field:<name>` for the fields it refuses."""
     parts = list(_parts(body))
-    words = [str(part[key]) for part in parts for key in _WORDS if type(part.get(key)) in (str, int)]
-    codes = [word for word in words if word != str(status) and _CODE.fullmatch(word)]
+    names = [scrub(str(part[key]), secrets) for part in parts for key in _KEYS if type(part.get(key)) in (str, int)]
+    codes = [name for name in names if name != str(status) and _CODE.fullmatch(name)]
     if status in (400, 422):
-        names = (name for part in parts for name in (str(part.get("param")), *_items(part.get("loc"))))
-        codes += [f"field:{piece}" for name in names for piece in name.split(".")]
+        fields = (name for part in parts for name in (str(part.get("param")), *_items(part.get("loc"))))
+        codes += [f"field:{piece}" for name in fields for piece in name.split(".")]
     if status == 429 and "daily" in _text(body).lower():
         codes.append("daily")
     return codes
@@ -210,9 +217,7 @@ def _text(body: Any) -> str:
     return ""
 
 
-def _message(service: str, status: int, code: str, body: Any) -> str:
-    """One line without phone numbers or control characters; only 200 characters of it are the service's."""
-    text = _PHONE.sub("[number]", _text(body))
-    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+def _message(service: str, status: int, code: str, body: Any, secrets: Collection[str]) -> str:
+    text = quoted(_text(body), secrets, numbers=True)
     head = f"{display_name(service)} answered {status}" + ("" if code == f"http_{status}" else f" ({code})")
-    return head + (f": {text[:200]}" if text else "")
+    return head + (f": {text}" if text else "")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resilience.errors import PermanentError, Sent, ServiceError, TransientError
-from services.http import Answer, lost_receipt, request
+from services.http import Answer, request, unconfirmed_success
 
 SERVICE = "elevenlabs"
 PAGE_SIZE = 100
@@ -23,7 +23,7 @@ CLOCK_SKEW_S = 60
 
 @dataclass(frozen=True)
 class Conversation:
-    """A conversation that ElevenLabs knows. `started` is in Unix seconds, `attempt_id` empty where it is not told."""
+    """A conversation that ElevenLabs knows. `started` is in Unix seconds, `attempt_id` is empty where it is unknown."""
 
     id: str
     status: str
@@ -55,14 +55,14 @@ class ElevenLabs:
         answer = self._request("POST", "/v1/convai/twilio/outbound-call", json=body, dial=True)
         found = answer.body.get("conversation_id") if isinstance(answer.body, dict) else None
         if not (isinstance(found, str) and found):
-            raise lost_receipt("no_conversation_id", answer.status, service=SERVICE, dial=True)
+            raise unconfirmed_success("no_conversation_id", answer.status, service=SERVICE, dial=True)
         return found
 
     def look_up(self, call_id: str, since: float, *, timeout: tuple[float, float] | None = None) -> list[Conversation]:
         """Every conversation of this call since then (Unix seconds), oldest first.
 
         Only an answer proves absence: what cannot be read to its end is a ServiceError. `timeout` holds for each page,
-        and no page is begun after its sum.
+        and no page is requested after its sum.
         """
         limit = timeout or self.timeout
         params: dict[str, str | int] = {
@@ -84,6 +84,15 @@ class ElevenLabs:
         raise TransientError(
             "ElevenLabs has more conversations of one call than can be read in time", service=SERVICE, code="too_many"
         )
+
+    def has_called(self) -> bool:
+        """Whether the agent has had any conversation."""
+        params: dict[str, str | int] = {"agent_id": self.agent_id, "page_size": 1}
+        answer = self._request("GET", "/v1/convai/conversations", params=params)
+        try:
+            return bool(_checked(answer.body["conversations"], list))
+        except (KeyError, TypeError):
+            raise unconfirmed_success("unexpected_body", answer.status, service=SERVICE, dial=False) from None
 
     def health(self, path: str = "/v1/user/subscription") -> None:
         """Return if the service is well. A key without the scope for this path proves that it is one."""
@@ -127,7 +136,7 @@ def _page(answer: Answer, call_id: str) -> tuple[list[Conversation], str | None]
         cursor = body.get("next_cursor")
         return found, _checked(cursor, str) if body.get("has_more", cursor) else None
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
-        raise lost_receipt("unexpected_body", answer.status, service=SERVICE, dial=False) from None
+        raise unconfirmed_success("unexpected_body", answer.status, service=SERVICE, dial=False) from None
 
 
 def _conversation(item: dict[str, Any]) -> Conversation:

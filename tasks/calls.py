@@ -12,6 +12,7 @@ from resilience.calls.contacts import parse
 from resilience.calls.store import DIALER
 from resilience.errors import InvalidContact, PermanentError, StoreUnavailable, TransientError
 from resilience.logger import log
+from resilience.store.events import Event
 from tasks.celery import ResilientTask, app
 from tasks.runtime import runtime
 
@@ -46,7 +47,7 @@ def place_call(
             next_action="none: mend the message and send it again",
         )
         with suppress(StoreUnavailable):  # the refusal stands; the log has it
-            runtime().scripts.tell("contact_refused", service=DIALER, reason=str(exc), task_id=str(self.request.id))
+            runtime().store.events.append(Event.CONTACT_REFUSED, service=DIALER, reason=exc, task_id=self.request.id)
         raise
     result = runtime().processor.process(id, contact=who, campaign=campaign, early_ok=bool(self.request.is_eager))
     if result.retry_in is not None:

@@ -1,19 +1,24 @@
-"""The dispatcher: a beat task that hands out what is due. The store decides; a message that is lost comes due again."""
+"""The dispatcher: a periodic task that publishes what is due. The store decides; a lost message comes due again."""
 
 from __future__ import annotations
 
 import logging
-import time
+from collections.abc import Mapping
+from typing import Any
 
 from kombu.exceptions import OperationalError
 
 from resilience.logger import log
+from resilience.store.scripts import ms
 from tasks import crm
 from tasks.calls import look_up, place_call
 from tasks.celery import app
 from tasks.runtime import runtime
 
-CRM_AGAIN = 600.0  # seconds: longer than an entry's own retries
+# The task that empties each outbox.
+TASKS: Mapping[str, Any] = {"crm": crm.write}
+STRAYS = 1000  # messages of the default queue that a tick looks at: a few ms of the server's time
+AGAIN = 600.0  # seconds until a member of an outbox is published again: longer than its task's own retries
 
 
 def queue_length(queue: str) -> int:
@@ -25,7 +30,7 @@ def queue_length(queue: str) -> int:
             try:
                 return int(channel.queue_declare(queue, passive=True).message_count)
             except connection.channel_errors:
-                return 0  # on Redis an empty queue does not exist, on RabbitMQ one that nobody has declared
+                return 0  # on Redis an empty queue does not exist, on RabbitMQ one that was never declared
 
     with app.pool.acquire(block=True) as connection:
         return int(connection.ensure(connection, ask, max_retries=1)())
@@ -39,8 +44,8 @@ def dispatch() -> dict[str, int]:
     if not rt.scripts.take_slot("dispatch", rules.interval / 2):
         return {}
     if app.conf.broker_url == rt.settings.redis.url:
-        # Sent by an app that names no queue: somebody's contact, in a list that none of our workers reads.
-        strays = {"from": "celery", "to": "calls", "task": place_call.name, "most": rules.feed}
+        # Contacts from an app that names no queue are in a list that none of our workers reads.
+        strays = {"from": "celery", "to": "calls", "task": place_call.name, "most": STRAYS, "kept": ms(AGAIN)}
         rt.scripts.run("adopt_strays", strays)
     placed = looked_up = 0
     more = True
@@ -51,10 +56,10 @@ def dispatch() -> dict[str, int]:
                 place_call.apply_async(kwargs={"call_id": id})
             for id in work.look_up:
                 look_up.apply_async(args=(id,))
-            if rt.crm:
-                for id in rt.crm_outbox.take_due(now=time.time(), again=CRM_AGAIN):
-                    crm.write.apply_async(args=(id,))
             placed, looked_up, more = placed + len(work.place), looked_up + len(work.look_up), work.more
+        for name, outbox in rt.outboxes.items():
+            for member in outbox.take_due(again=AGAIN):
+                TASKS[name].apply_async(args=(member,))
     except OperationalError as exc:
         log(
             "publish_failed",

@@ -9,8 +9,9 @@ from typing import Any
 
 from celery.exceptions import SoftTimeLimitExceeded
 
-from resilience.alerts.alert import Situation
 from resilience.alerts.collector import Collector
+from resilience.alerts.decisions import Situation
+from resilience.alerts.delivery import Channel, Sender
 from resilience.alerts.outbox import AlertOutbox
 from resilience.calls.processor import CallProcessor
 from resilience.calls.store import DIALER, CallStore
@@ -55,11 +56,12 @@ class Runtime:
     processor: CallProcessor
     breakers: Mapping[str, CircuitBreaker]
     probes: Mapping[str, Any]
-    channels: Mapping[str, Any]
+    channels: Mapping[str, Channel]
     collector: Collector
     outbox: AlertOutbox
+    sender: Sender
     crm: Crm | None
-    crm_outbox: Outbox
+    outboxes: Mapping[str, Outbox]
 
 
 def build(settings: Settings, scripts: Scripts | None = None) -> Runtime:
@@ -67,7 +69,9 @@ def build(settings: Settings, scripts: Scripts | None = None) -> Runtime:
     if scripts is None:
         r = settings.redis
         scripts = Scripts(connect(r.url, connect_timeout=r.connect_timeout, timeout=r.timeout))
-    store = CallStore(scripts, settings)
+    crm, channels = _crm(settings), _channels(settings)
+    outboxes = {"crm": Outbox(scripts, "crm")} if crm else {}
+    store = CallStore(scripts, settings, outboxes)
     enabled = {name: s for name, s in settings.services.items() if s.enabled}
     eleven = settings.services[DIALER]
     dialer = Interruptible(
@@ -77,7 +81,6 @@ def build(settings: Settings, scripts: Scripts | None = None) -> Runtime:
         agent_phone_number_id=eleven.agent_phone_number_id,
         timeout=(eleven.timeout.connect, eleven.timeout.read),
     )
-    crm, channels = _crm(settings), _channels(settings)
     collector = Collector(scripts, Situation(settings.alerts, tuple(enabled), tuple(channels)))
     return Runtime(
         settings=settings,
@@ -89,8 +92,12 @@ def build(settings: Settings, scripts: Scripts | None = None) -> Runtime:
         channels=channels,
         collector=collector,
         outbox=collector.outbox,
+        # No task runs longer than its limit: a delivery that lasts longer belongs to a worker that died.
+        sender=Sender(
+            collector.outbox, channels, settings.alerts.retry, settings.task_time_limit + 30, settings.secrets
+        ),
         crm=crm,
-        crm_outbox=Outbox(scripts, "crm"),
+        outboxes=outboxes,
     )
 
 
@@ -103,9 +110,9 @@ def _crm(settings: Settings) -> Crm | None:
     )
 
 
-def _channels(settings: Settings) -> Mapping[str, Any]:
+def _channels(settings: Settings) -> Mapping[str, Channel]:
     c = settings.alerts.channels
-    channels: dict[str, Any] = {}
+    channels: dict[str, Channel] = {}
     if c.email.enabled:
         channels["email"] = Email(
             c.email.host,

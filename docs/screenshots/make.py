@@ -29,7 +29,6 @@ from demo.stand_in import StandIn  # noqa: E402
 from resilience.config.settings import load  # noqa: E402
 from resilience.store.scripts import Scripts  # noqa: E402
 from tasks import runtime  # noqa: E402
-from tasks.alerts import carry, collect  # noqa: E402
 
 FOLDER = Path(__file__).parent
 START = 1_795_504_327.0  # 2026-11-24 07:12:07 UTC
@@ -51,36 +50,37 @@ class Mailbox(SmtpSink):
 
 
 class Story:
-    """Writes events, and has what they call for delivered at once."""
+    """Writes events, and delivers the alerts that they call for."""
 
     def __init__(self, rt: runtime.Runtime) -> None:
         self.rt = rt
 
-    def tell(self, at: float, kind: str, **fields: Any) -> None:
-        event = {"event": kind, "at": int((START + at) * 1000), "service": "elevenlabs", **fields}
+    def event(self, at: float, kind: str, **fields: Any) -> None:
+        event: Any = {"event": kind, "at": int((START + at) * 1000), "service": "elevenlabs", **fields}
         self.rt.scripts.client.xadd("{lineman}:events", event)
 
     def deliver(self, at: float) -> None:
-        for id, channel in collect(self.rt, now=START + at):
-            carry(self.rt, id, channel, now=START + at)
+        self.rt.collector.collect(now=START + at)
+        for id, channel in self.rt.sender.take_due(now=START + at):
+            self.rt.sender.deliver(id, channel, now=START + at)
 
 
 def play(story: Story) -> None:
     """An outage, a digest, a flapping service, a channel that is broken."""
-    story.tell(0, "breaker_opened", reason=SICK, until=int((START + 30) * 1000))
+    story.event(0, "breaker_opened", reason=SICK, until=int((START + 30) * 1000))
     for n in range(1, 13):
-        story.tell(0.1, "call_failed", call_id=f"spring:{n}", reason="ElevenLabs answered 503")
+        story.event(0.1, "call_failed", call_id=f"spring:{n}", reason="ElevenLabs answered 503")
     story.deliver(1)
-    story.tell(95, "service_held", reason="ElevenLabs answered 401: the API key is not valid", waiting=214)
+    story.event(95, "service_held", reason="ElevenLabs answered 401: the API key is not valid", waiting=214)
     story.deliver(96)
-    story.tell(754, "breaker_closed", waiting=331)
+    story.event(754, "breaker_closed", waiting=331)
     story.deliver(755)
     for n in range(1, 48):
-        story.tell(2000, "call_failed", call_id=f"spring:4{n}", reason="the number +4915112345678 is not valid")
+        story.event(2000, "call_failed", call_id=f"spring:4{n}", reason="the number +4915112345678 is not valid")
         if n == 1:
             story.deliver(2000)
     story.deliver(2301)
-    story.tell(3000, "alert_channel_broken", service="telegram", reason="Telegram answered 403: bot was blocked")
+    story.event(3000, "alert_channel_broken", service="telegram", reason="Telegram answered 403: bot was blocked")
     story.deliver(3001)
 
 
@@ -128,8 +128,8 @@ def main() -> None:
         scripts = Scripts(fakeredis.FakeRedis(decode_responses=True))
         play(Story(runtime.build(load(str(ROOT / "config.yml"), environment), scripts)))
 
-    def mail(words: str) -> str:
-        return next(page for subject, page in mailbox.pages.items() if words in subject)
+    def mail(part: str) -> str:
+        return next(page for subject, page in mailbox.pages.items() if part in subject)
 
     shoot(chromium, mail("down since"), "mail-first.png", (680, 385))
     shoot(chromium, mail("held since"), "mail-held-dark.png", (680, 390), dark=True)

@@ -1,8 +1,8 @@
-"""Turns the event stream into alerts, each event once, whoever reads it and whatever is killed.
+"""Turns the event stream into alerts: each event counts once, whichever worker reads it and whatever is killed.
 
-The place in the stream up to which events were read (the cursor) is kept with the incidents in one hash. A round reads
-what is newer, decides, and writes cursor, incidents and alerts in one transaction that fails if anybody else wrote the
-hash meanwhile. So a collector that was killed has changed nothing, and of two that overlap one begins again.
+The cursor, the place in the stream up to which events were read, is kept with the incidents in one hash. A round reads
+the newer events, decides, and writes cursor, incidents and alerts in one transaction. The transaction fails if another
+collector wrote the hash in between, and the round is repeated. A collector that is killed has changed nothing.
 """
 
 from __future__ import annotations
@@ -14,16 +14,20 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from resilience.alerts.alert import Alert, Situation, go_round
-from resilience.alerts.decisions import State, apply, key_of
-from resilience.alerts.incidents import Incident, Kind, load
+from resilience.alerts.alert import Alert
+from resilience.alerts.decisions import OWN, Situation, decide_alerts
+from resilience.alerts.incident import Incident, load
+from resilience.alerts.incidents import State, apply, key_of
+from resilience.alerts.kinds import Kind
 from resilience.alerts.outbox import AlertOutbox
 from resilience.logger import log
-from resilience.store.scripts import Scripts, ms, reached
+from resilience.store.events import Event, Events
+from resilience.store.scripts import Scripts, ms, store_errors
 
 KEPT = 30 * 24 * 3600
 PAGE = 1000
 CURSOR = "cursor"
+KINDS = frozenset(map(str, Kind))
 
 
 class Collector:
@@ -32,43 +36,46 @@ class Collector:
     def __init__(self, scripts: Scripts, situation: Situation) -> None:
         self.scripts, self.situation = scripts, situation
         self.outbox = AlertOutbox(scripts)
-        self.events, self.key = scripts.key("events"), scripts.key("alerts", "state")
+        self.stream, self.key = Events(scripts), scripts.key("alerts", "state")
 
     def collect(self, *, now: float) -> int:
-        """Takes in the new events and puts the alerts that are called for into the outbox. Returns how many."""
-        told = 0
-        with reached():
+        """Reads the new events and puts the alerts that they call for into the outbox. Returns the number of alerts."""
+        count = 0
+        with store_errors():
             full = True
             while full:
                 page: Any = partial(self._page, now=now)
                 read: Any = self.scripts.client.transaction(page, self.key, value_from_callable=True)
                 full, alerts = read
                 self._log(alerts)
-                told += len(alerts)
-        return told
+                count += len(alerts)
+        return count
 
     def _page(self, pipe: Any, now: float) -> tuple[bool, Sequence[Alert]]:
         stored: dict[str, str] = pipe.hgetall(self.key)
         cursor = stored.pop(CURSOR, "")
-        events: Any = pipe.xrange(self.events, min=f"({cursor}" if cursor else "-", count=PAGE)
+        stored = _of_known_kinds(stored)
+        read = self.stream.after(cursor, PAGE, pipe)
         state: State = {key: load(json.loads(text)) for key, text in stored.items()}
-        for _, event in events:
+        for event in read.events:
             state = apply(state, event, self.situation.rules.group_interval)
-        full, alerts = len(events) == PAGE, list[Alert]()
-        if not full:  # until all is read nobody knows what is over already
+        full, alerts = len(read.events) == PAGE, list[Alert]()
+        if not full:  # a later event may end what this page began
             silenced = self._silenced(pipe, {incident.service for incident in state.values()})
-            state, alerts = go_round(state, now, replace(self.situation, silenced=silenced))
+            state, alerts = decide_alerts(state, now, replace(self.situation, silenced=silenced))
         after = {key: incident.dump() for key, incident in state.items()}
-        if events:
-            after[CURSOR] = events[-1][0]
-        elif cursor:
-            after[CURSOR] = cursor
+        if read.cursor:
+            after[CURSOR] = read.cursor
         before = stored | ({CURSOR: cursor} if cursor else {})
         fades = bool(after) and pipe.ttl(self.key) < KEPT / 2
         pipe.multi()
         self._write(pipe, before, after, fades=fades)
         for alert in alerts:
             self.outbox.put(pipe, alert)
+        if read.missed:
+            log("events_missed", level=logging.ERROR, service="lineman", missed=read.missed,
+                next_action="none: run the control worker all the time")  # fmt: skip
+            self.stream.append(Event.EVENTS_MISSED, pipe=pipe, service="lineman", missed=read.missed)
         return full, alerts
 
     def _write(self, pipe: Any, before: Mapping[str, str], after: Mapping[str, str], *,
@@ -85,38 +92,38 @@ class Collector:
     def _log(self, alerts: Sequence[Alert]) -> None:
         for alert in alerts:
             if not alert.channels:
-                for word, incident in alert.said:
+                for notice, incident in alert.notices:
                     log("alert_without_channel", level=logging.WARNING, service=incident.service, kind=incident.kind,
-                        word=word, reason=incident.reason, next_action="set up a channel or a route")  # fmt: skip
+                        notice=notice, reason=incident.reason, next_action="add a channel or a route")  # fmt: skip
 
     def incidents(self) -> list[Incident]:
-        """All that is known, the ones that fire and the ones that have just ended, the oldest first."""
-        with reached():
+        """The incidents that fire and those that have just ended, the oldest first."""
+        with store_errors():
             stored: Any = self.scripts.client.hgetall(self.key)
-        stored.pop(CURSOR, None)
-        return sorted((load(json.loads(text)) for text in stored.values()), key=lambda incident: incident.since)
+        known = _of_known_kinds(stored)
+        return sorted((load(json.loads(text)) for text in known.values()), key=lambda incident: incident.since)
 
     def get(self, kind: Kind, service: str) -> Incident | None:
         """One incident, None where there is none."""
-        with reached():
+        with store_errors():
             text: Any = self.scripts.client.hget(self.key, key_of(kind, service))
         return load(json.loads(text)) if text else None
 
     def silence(self, service: str, seconds: float, *, by: str) -> None:
-        """Sends nothing of that service for so long; zero seconds end the silence."""
+        """Sends no alert about that service for so many seconds; zero ends the silence."""
         key = self.scripts.key("silence", service)
-        with reached():
+        with store_errors():
             if seconds:
                 self.scripts.client.set(key, by, px=ms(seconds))
             else:
                 self.scripts.client.delete(key)
 
     def silences(self) -> dict[str, tuple[str, float]]:
-        """Who silenced each service that is silenced, and for how many seconds yet."""
+        """By silenced service: who silenced it, and the seconds left."""
         client: Any = self.scripts.client
         found = {}
-        with reached():
-            for service in sorted({*self.situation.services, *self.situation.enabled, "dispatcher"}):
+        with store_errors():
+            for service in sorted({*self.situation.services, *self.situation.enabled, *OWN}):
                 key = self.scripts.key("silence", service)
                 by, left = client.get(key), client.pttl(key)
                 if by is not None and left > 0:
@@ -129,3 +136,8 @@ class Collector:
             return frozenset()
         found: Any = pipe.mget([self.scripts.key("silence", service) for service in asked])
         return frozenset(service for service, by in zip(asked, found, strict=True) if by is not None)
+
+
+def _of_known_kinds(stored: Mapping[str, str]) -> dict[str, str]:
+    """Without the cursor, and without what a newer release wrote, which stays as it is."""
+    return {key: text for key, text in stored.items() if key.partition(":")[0] in KINDS}

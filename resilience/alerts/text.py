@@ -1,34 +1,30 @@
-"""An alert in words: what happened, where, since when, why, what happens next, and which command to run.
+"""The text of an alert: what happened, where, since when, why, what follows by itself, and which command to run.
 
-The sentences stand in templates/words.j2, their layout as plain text and as an HTML mail next to it. Whatever comes
-from outside is one line of printable characters, without a secret or a phone number; HTML is escaped. Call ids are
-shown as they are, since a person needs them. All times are UTC.
+The sentences are in templates/sentences.j2 and kinds.py; the layout as plain text and as an HTML mail is next to the
+former. What comes from outside becomes one line of printable characters, without secrets and phone numbers; HTML is
+escaped. Call ids are shown as they are, since the commands take them. All times are UTC.
 """
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from resilience.alerts.alert import Alert
-from resilience.alerts.incidents import Group, Incident, Kind, Word
+from resilience.alerts.incident import Group, Incident, Notice
+from resilience.alerts.kinds import FOLDED, Counts, Kind
+from resilience.alerts.message import Message
 from resilience.redact import scrub
 
 TEMPLATES = Path(__file__).parent / "templates"
 COLOURS = {"critical": "#b3261e", "warning": "#8f5b00", "resolved": "#1a7340", "info": "#0b5cad"}
-FOLDED = {
-    Kind.CALL_FAILED: "Failed",
-    Kind.CALL_NEEDS_REVIEW: "Need review",
-    Kind.CALL_DOUBT_LONG: "Long in doubt",
-    Kind.UNKNOWN_ERROR: "Unknown errors",
-    Kind.SERVICE_THROTTLED: "Pauses asked",
-}
 
 
 @cache
@@ -42,13 +38,13 @@ def _environment() -> Environment:
     )
 
 
-def render(alert: Alert, secrets: Collection[str] = (), *, unclear: bool = False) -> dict[str, Any]:
-    """The fields of resilience.alerts.message.Message. `unclear`: it may have arrived before, and says so."""
-    shown = [_shown(word, incident, alert.at, tuple(secrets)) for word, incident in alert.said]
-    fields = _one(*alert.said[0], tuple(secrets)) if len(shown) == 1 else _several(alert, tuple(secrets))
+def render(alert: Alert, secrets: Collection[str] = (), *, unclear: bool = False) -> Message:
+    """The message of an alert, without any of `secrets`. `unclear`: it may have arrived before, and says so."""
+    known = tuple(secrets)
+    shown = [_shown(notice, incident, alert.at, known) for notice, incident in alert.notices]
+    message = _one(alert, known) if len(shown) == 1 else _several(alert, known)
     subject = shown[0]["headline"] if len(shown) == 1 else f"after quiet hours: {len(shown)} alerts"
-    fields["data"]["alerted_at"] = _iso(alert.at)
-    colour = "resolved" if fields["status"] == "resolved" else fields["severity"]
+    colour = "resolved" if message.status == "resolved" else message.severity
     page = {
         "subject": subject,
         "incidents": shown,
@@ -57,31 +53,45 @@ def render(alert: Alert, secrets: Collection[str] = (), *, unclear: bool = False
         "colour": COLOURS[colour],
         "badge": colour.capitalize() if len(shown) == 1 else "After quiet hours",
     }
-    texts = {kind: _environment().get_template(f"alert.{kind}.j2").render(page).strip() for kind in ("txt", "html")}
-    return fields | {"id": alert.id, "subject": f"[Lineman] {subject}", "text": texts["txt"], "html": texts["html"]}
+    text, html = (_environment().get_template(f"alert.{form}.j2").render(page).strip() for form in ("txt", "html"))
+    return replace(message, subject=f"[Lineman] {subject}", text=text, html=html)
 
 
-def _one(word: Word, incident: Incident, secrets: tuple[str, ...]) -> dict[str, Any]:
-    status = "resolved" if word is Word.RESOLVED else "info" if incident.kind is Kind.TEST else "firing"
-    about = {"kind": incident.kind.value, "service": incident.service, "severity": incident.kind.severity}
-    return {
-        **about,
-        "status": status,
-        "key": f"{incident.kind}:{incident.service}",
-        "data": _data(word, incident, secrets),
-    }
+def _one(alert: Alert, secrets: tuple[str, ...]) -> Message:
+    [(notice, incident)] = alert.notices
+    status: Literal["firing", "resolved", "info"] = "info" if incident.kind is Kind.TEST else "firing"
+    return Message(
+        id=alert.id,
+        key=f"{incident.kind}:{incident.service}",
+        status="resolved" if notice is Notice.RESOLVED else status,
+        severity=incident.kind.severity,
+        kind=incident.kind.value,
+        service=incident.service,
+        subject="",
+        text="",
+        data=_data(notice, incident, secrets) | {"alerted_at": _iso(alert.at)},
+    )
 
 
-def _several(alert: Alert, secrets: tuple[str, ...]) -> dict[str, Any]:
-    each = [_data(word, incident, secrets) for word, incident in alert.said]
-    since = _iso(min(incident.since for _, incident in alert.said))
-    about = {"kind": "quiet_hours", "service": "", "severity": "warning", "status": "info", "key": "quiet_hours"}
-    return {**about, "data": {"since": since, "alerts": each}}
+def _several(alert: Alert, secrets: tuple[str, ...]) -> Message:
+    since = _iso(min(incident.since for _, incident in alert.notices))
+    each = [_data(notice, incident, secrets) for notice, incident in alert.notices]
+    return Message(
+        id=alert.id,
+        key="quiet_hours",
+        status="info",
+        severity="warning",
+        kind="quiet_hours",
+        service="",
+        subject="",
+        text="",
+        data={"since": since, "alerts": each, "alerted_at": _iso(alert.at)},
+    )
 
 
-def _data(word: Word, incident: Incident, secrets: tuple[str, ...]) -> dict[str, Any]:
-    """What a program wants to know. Times are ISO 8601, durations seconds."""
-    data: dict[str, Any] = {"kind": incident.kind.value, "service": incident.service, "word": word.value,
+def _data(notice: Notice, incident: Incident, secrets: tuple[str, ...]) -> dict[str, Any]:
+    """For programs. Times are ISO 8601, durations in seconds."""
+    data: dict[str, Any] = {"kind": incident.kind.value, "service": incident.service, "notice": notice.value,
                             "severity": incident.kind.severity, "since": _iso(incident.since)}  # fmt: skip
     data["reason"] = _line(incident.reason, secrets)
     if not incident.kind.ends:
@@ -99,12 +109,12 @@ def _data(word: Word, incident: Incident, secrets: tuple[str, ...]) -> dict[str,
     return data
 
 
-def _shown(word: Word, incident: Incident, at: float, secrets: tuple[str, ...]) -> dict[str, Any]:
+def _shown(notice: Notice, incident: Incident, at: float, secrets: tuple[str, ...]) -> dict[str, Any]:
     new = incident.new
     view: dict[str, Any] = {
         "kind": incident.kind.value,
         "service": incident.service,
-        "word": word.value,
+        "notice": notice.value,
         "held": incident.held,
         "fires": incident.fires,
         "flaps": incident.flaps,
@@ -112,18 +122,24 @@ def _shown(word: Word, incident: Incident, at: float, secrets: tuple[str, ...]) 
         "since": _clock(incident.since, at),
         "until": f"{datetime.fromtimestamp(incident.until, UTC):%H:%M:%S} UTC",
         "lasted": _lasted(incident.ended - incident.since),
-        "folded": bool(incident.calls),
+        "failed": Kind.CALL_FAILED in incident.calls,
         "count": new.count,
         "new_since": _clock(new.since, at),
-        "call": shlex.quote(_line(new.examples[0][0])) if new.examples and new.examples[0][0] else "",
+        "counted": "",
+        "next_step": "",
+        "run": "",
     }
-    words: Any = _environment().get_template("words.j2").module
-    view |= {"headline": words.subject(view), "next": words.next(view), "command": words.command(view)}
+    if isinstance(traits := incident.kind.traits, Counts):
+        call = new.examples[0][0] if new.examples and new.count <= len(new.examples) else ""
+        view |= {"counted": traits.one if new.count == 1 else traits.many, "next_step": traits.next_step,
+                 "run": f"calls show {shlex.quote(_line(call))}" if call else traits.run}  # fmt: skip
+    sentences: Any = _environment().get_template("sentences.j2").module
+    view |= {"headline": sentences.subject(view), "next": sentences.next(view), "command": sentences.command(view)}
     view["examples"] = [_example(id, reason, secrets) for id, reason in new.examples]
-    return view | {"facts": list(_facts(word, incident, secrets))}
+    return view | {"facts": list(_facts(notice, incident, secrets))}
 
 
-def _facts(word: Word, incident: Incident, secrets: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+def _facts(notice: Notice, incident: Incident, secrets: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     if incident.kind is Kind.TEST:
         yield "Sent by", _line(incident.reason, secrets)
         return
@@ -134,18 +150,18 @@ def _facts(word: Word, incident: Incident, secrets: tuple[str, ...]) -> Iterator
         yield "Fired", f"{incident.times} times, the last time at {_moment(incident.fired)}"
     if incident.reason and incident.kind.ends:
         yield "Reason", _line(incident.reason, secrets)
-    yield from _outage(word, incident)
+    yield from _outage(notice, incident)
     if incident.total > incident.new.count:
-        yield "In all", f"{incident.total}"
+        yield "Total", f"{incident.total}"
 
 
-def _outage(word: Word, incident: Incident) -> Iterator[tuple[str, str]]:
-    if word is Word.RESOLVED and incident.kind is Kind.SERVICE_DOWN:
+def _outage(notice: Notice, incident: Incident) -> Iterator[tuple[str, str]]:
+    if notice is Notice.RESOLVED and incident.kind is Kind.SERVICE_DOWN:
         yield "Waiting", f"{_calls(incident.waiting)} when it closed"
     elif incident.waiting:
         yield "Waiting", _calls(incident.waiting)
     if incident.resumed:
-        yield "Resumed", _calls(incident.resumed)
+        yield "Released", _calls(incident.resumed)
     for kind, label in FOLDED.items():
         if group := incident.calls.get(kind):
             ids = [_line(id) for id, _ in group.examples if id]

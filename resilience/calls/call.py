@@ -1,4 +1,4 @@
-"""What a call is: its states, an attempt's claim and its verdict, and the answers of the store."""
+"""What a call is: its states, an attempt's claim and its verdict, and the store's answers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from enum import StrEnum
 from resilience.calls.contacts import Contact
 from resilience.circuit_breaker import Report
 from resilience.errors import InvalidContact
+from resilience.store.events import Event
 
 
 class State(StrEnum):
-    """Where a call stands."""
+    """The states of a call."""
 
     QUEUED = "queued"
     DIALING = "dialing"
@@ -26,26 +27,27 @@ class State(StrEnum):
 
     @property
     def is_terminal(self) -> bool:
-        """Nothing but a person's word leaves it."""
+        """Whether nothing but an operator's `retry` leaves it."""
         return self in (State.PLACED, State.FAILED, State.NEEDS_REVIEW, State.CANCELLED)
 
 
 EVENT_OF = {
-    State.PLACED: "call_placed",
-    State.RETRYING: "call_retrying",
-    State.FAILED: "call_failed",
-    State.IN_DOUBT: "call_in_doubt",
-    State.DEFERRED: "call_deferred",
-    State.QUEUED: "call_handed_back",
+    State.PLACED: Event.CALL_PLACED,
+    State.RETRYING: Event.CALL_RETRYING,
+    State.FAILED: Event.CALL_FAILED,
+    State.IN_DOUBT: Event.CALL_IN_DOUBT,
+    State.DEFERRED: Event.CALL_DEFERRED,
+    State.QUEUED: Event.CALL_HANDED_BACK,
 }
 
 
 @dataclass(frozen=True)
 class Claim:
-    """An attempt begun: this owner, and nobody else, may dial.
+    """A running attempt: this owner, and nobody else, may dial.
 
     `look_first`: an earlier attempt may have rung, since `look_since` (unix seconds). `must_look`: the store may have
-    forgotten a dial, so a look-up that fails is no leave to dial.
+    forgotten a dial, so the call is not dialed unless a look-up has worked and found nothing. `installation` is the
+    store's id, which the dial carries.
     """
 
     call_id: str
@@ -58,11 +60,15 @@ class Claim:
     look_since: float
     look_first: bool
     must_look: bool = False
+    installation: str = ""
 
 
 @dataclass(frozen=True)
 class NotBegun:
-    """Why no attempt was begun: deferred (the gate is shut), duplicate, early, or unknown (no such call)."""
+    """Why no attempt began: deferred (the gate is shut), duplicate, early, unknown (no such call), or no_memory.
+
+    no_memory: the store is new or has lost its data, so `remember` must say which before anything is dialed.
+    """
 
     answer: str
     state: str
@@ -77,6 +83,7 @@ class Verdict:
     """How an attempt ended. `delay` in seconds: until the next attempt, or until the first look-up.
 
     `dialed` is False where no dial was tried: its attempt id is free again. `used` is False where it does not count.
+    `service_fault`: the service failed, so the attempt does not count either where the service was known to be sick.
     """
 
     to: State
@@ -84,6 +91,7 @@ class Verdict:
     delay: float = 0.0
     dialed: bool = True
     used: bool = True
+    service_fault: bool = False
     reason: str | None = None
     category: str | None = None
     code: str | None = None
@@ -102,7 +110,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Work:
-    """What a tick of the dispatcher hands out: ids of calls to place, and of calls to look up."""
+    """What a tick of the dispatcher hands out: ids of calls to place and to look up. `more`: another batch is due."""
 
     place: Sequence[str] = ()
     look_up: Sequence[str] = ()

@@ -1,8 +1,8 @@
-"""Rows of a CSV or JSON lines file, of any size and any content, as flat mappings.
+"""Reads the rows of a CSV or JSON lines file, of any size and any content, as flat mappings.
 
-One bad row costs no other: it comes out as a refusal, and reading goes on with the line after its start. So a quote
-that nobody closed, a torn row or a line of 10 MB hides nothing that follows. A few times 64 kB of text are held at a
-time. No cell's value is ever part of a reason, so a reason may be logged.
+A bad row affects no other: it becomes a refusal, and reading continues with the line after its start. So an unclosed
+quote, a torn row or a line of 10 MB hides nothing that follows. Only a few times 64 kB of text are in memory at a
+time. No reason contains a cell's value, so a reason may be logged.
 
 What the rows mean is not decided here; see `contacts`.
 """
@@ -38,17 +38,18 @@ Raw = tuple[int, object]
 
 @dataclass(frozen=True)
 class Refusal:
-    """A row that is no contact: the line on which it starts, from 1, and why, for a person and without any value."""
+    """A row that is no contact: the line on which it starts, from 1, and the reason, for a person, without a value."""
 
     line: int
     reason: str
 
 
 def read(stream: BinaryIO, known: tuple[str, ...], needed: tuple[str, ...]) -> Iterator[Raw | Refusal]:
-    """Yield (line, row) or a refusal, in order. `known` columns go by any case in a CSV header and hold one line each.
+    """Yields (line, row) or a refusal, in order.
 
-    A CSV header without the `needed` columns, or with an empty or doubled one, is one refusal and nothing is read.
-    Raises nothing but what `stream` raises.
+    `known` columns may have any case in a CSV header, and their cells hold one line each. A CSV header without the
+    `needed` columns, or with an empty or doubled one, is one refusal and nothing is read. Raises only what `stream`
+    raises.
     """
     lines = _lines(stream)
     for number, line in lines:
@@ -65,7 +66,7 @@ def read(stream: BinaryIO, known: tuple[str, ...], needed: tuple[str, ...]) -> I
 
 
 def field_name(name: object) -> str:
-    """Check a column's name or an object's key. Raises InvalidContact."""
+    """Checks the name of a column or a key, and returns it. Raises InvalidContact."""
     if not isinstance(name, str):
         raise InvalidContact("field names: must be text")
     if not 1 <= len(name) <= NAME_CHARS or name != name.strip() or _NOT_A_NAME.search(name):
@@ -74,14 +75,14 @@ def field_name(name: object) -> str:
 
 
 def shown(name: str) -> str:
-    """A field's name as a message may show it."""
+    """A field's name in a form that a message may contain."""
     if sum(char.isdigit() for char in name) >= PHONE_DIGITS:
         return "(a number)"
     return "".join(char if char.isprintable() else "?" for char in name[:SHOWN_CHARS])
 
 
 def _lines(stream: BinaryIO) -> Iterator[Line]:
-    """Lines with their ends (LF, CRLF or CR); of one past the bound only enough to tell that it is."""
+    """Lines with their ends (LF, CRLF or CR). A line over the bound is cut just past it."""
     number, tail = 1, b""
     while chunk := stream.read(ROW_BYTES):
         pieces = (tail + chunk).splitlines(keepends=True)
@@ -96,7 +97,7 @@ def _lines(stream: BinaryIO) -> Iterator[Line]:
 
 
 def _decoded(line: bytes) -> str:
-    # Bytes that are not UTF-8 become lone surrogates, which the check of the text refuses: only this row is lost.
+    # Bytes that are not UTF-8 become lone surrogates, which the check of the text refuses: only this row is refused.
     return line.decode("utf-8", "surrogateescape")
 
 
@@ -160,7 +161,7 @@ def _next(ahead: deque[Line], lines: Iterator[Line]) -> Line | None:
 
 
 def _texts(taken: list[Line], ahead: deque[Line], lines: Iterator[Line]) -> Iterator[str]:
-    """The row's first line, then those that a quoted cell goes on in, up to the bounds; all are left in `taken`."""
+    """The row's first line, then the lines that a quoted cell spans, up to the bounds; all are added to `taken`."""
     size = len(taken[0][1])
     if size > ROW_BYTES:
         raise InvalidContact(_TOO_LONG)
@@ -174,7 +175,7 @@ def _texts(taken: list[Line], ahead: deque[Line], lines: Iterator[Line]) -> Iter
 
 
 def _record(texts: Iterator[str], delimiter: str, columns: list[str], known: tuple[str, ...]) -> dict[str, str]:
-    """One row by column, empty if all its cells are blank."""
+    """One row by column; empty where all its cells are blank."""
     try:
         cells = next(csv.reader(texts, delimiter=delimiter, strict=True))
     except csv.Error:
@@ -185,7 +186,7 @@ def _record(texts: Iterator[str], delimiter: str, columns: list[str], known: tup
         fault = "unknown column" if len(cells) > len(columns) else "missing cells"
         raise InvalidContact(f"{fault}: the header has {len(columns)} columns, this row {len(cells)}")
     row = dict(zip(columns, cells, strict=True))
-    # Two stray quotes can make one well-formed cell of all the rows between them; it shows in these columns.
+    # Two stray quotes can make one well-formed cell of all the rows between them; these columns reveal it.
     for name in known:
         if len(row.get(name, "").strip().splitlines()) > 1:
             raise InvalidContact(f"{name}: must be one line; is a quote missing?")
@@ -213,6 +214,6 @@ def _header(line: bytes, known: tuple[str, ...], needed: tuple[str, ...]) -> tup
 
 
 def _columns(text: str, delimiter: str, known: tuple[str, ...]) -> list[str]:
-    # Not strict: under a delimiter that is not the file's, its quotes look wrong.
+    # Not strict: with a delimiter that is not the file's, quotes seem wrong.
     names = [name.strip() for name in next(csv.reader([text], delimiter=delimiter))]
     return [name.lower() if name.lower() in known else name for name in names]

@@ -1,10 +1,10 @@
-"""What a contact is, and reading lists of them.
+"""What a contact is, and reading lists of contacts.
 
-`parse` judges one contact, wherever it comes from. `read` goes through a list of any size and any content: every row
-comes out either as a contact or as a refusal with its line. Whoever stands in a list twice, by id or by phone, is
-refused the second time, so that nobody is rung twice. No value is ever part of a reason, so a reason may be logged.
+`parse` checks one contact, from any source. `read` reads a list of any size and any content: each row becomes a
+contact or a refusal with its line. A row with an id or a phone that was already accepted is refused, so that nobody is
+called twice. No reason contains a value, so a reason may be logged.
 
-Memory: beside the bounds in `rows`, an exact index of the accepted ids and phones, 220 MB for a million rows.
+Memory: the bounds of `contact_file`, and an exact index of the accepted ids and phones, 220 MB for a million rows.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Contact:
     fields: Mapping[str, Scalar] = field(default_factory=dict, hash=False)
 
     def __repr__(self) -> str:
-        # Name and fields are left out: they are personal, and a field may hold a second phone number.
+        # Without name and fields: they are personal, and a field may hold a second phone number.
         return f"Contact(id={self.id!r}, phone={_masked(self.phone)!r})"
 
 
@@ -63,7 +63,7 @@ class Row:
 
 
 def parse(raw: object) -> Contact:
-    """Check one contact given as a flat mapping: `id`, `phone`, `name`, and free fields beside them.
+    """Checks one contact, given as a flat mapping: `id`, `phone`, `name`, and free fields beside them.
 
     Raises InvalidContact, whose message names the field and the rule, never the value.
     """
@@ -84,9 +84,9 @@ def as_dict(contact: Contact) -> dict[str, Scalar]:
 
 
 def read(stream: BinaryIO) -> Iterator[Row | Refusal]:
-    """Yield each row of a CSV (with a header) or JSON lines file, in order, as a contact or a refusal.
+    """Yields each row of a CSV (with a header) or JSON lines file, in order, as a contact or a refusal.
 
-    Raises nothing but what `stream` raises. The second row with an id or a phone already accepted is refused.
+    A row with an id or a phone that was already accepted is refused. Raises only what `stream` raises.
     """
     seen: dict[str | int, int] = {}
     empty = True
@@ -102,7 +102,7 @@ def _accepted(line: int, raw: object, seen: dict[str | int, int]) -> Row | Refus
         contact = parse(raw)
     except InvalidContact as exc:
         return Refusal(line, str(exc))
-    # An int takes half the memory of the text, and no id can be taken for it.
+    # An int takes half the memory of the text, and no id equals it.
     phone = int(contact.phone)
     if (first := seen.get(contact.id)) is not None:
         return Refusal(line, f"same id as line {first}")

@@ -12,7 +12,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from resilience.calls.call import Claim, Finished, NotBegun, State, Verdict
@@ -20,9 +20,18 @@ from resilience.calls.contacts import Contact
 from resilience.calls.store import DIALER, CallStore
 from resilience.circuit_breaker import Outcome, Report, report_of
 from resilience.config.settings import Settings
-from resilience.errors import Category, InDoubtError, PermanentError, Scope, Sent, ServiceError, ThrottledError
+from resilience.errors import (
+    Category,
+    InDoubtError,
+    PermanentError,
+    Scope,
+    Sent,
+    ServiceError,
+    ThrottledError,
+)
 from resilience.logger import log
 from resilience.retry import next_delay
+from resilience.store.events import Event
 
 # An error nobody named: when the look-ups find that nothing rang, the call has failed and is not dialed again.
 UNNAMED = ("unknown", "unknown_status")
@@ -45,6 +54,9 @@ class Dialer(Protocol):
         self, call_id: str, since: float, *, timeout: tuple[float, float] | None = None
     ) -> Sequence[Conversation]:
         """The call's conversations since then (unix seconds), oldest first."""
+
+    def has_called(self) -> bool:
+        """Whether the agent has had any conversation."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +89,7 @@ class CallProcessor:
     ) -> Result:
         """Runs one attempt of a call. Raises StoreUnavailable; every other failure is part of the result."""
         lease_end = self.clock() + self.settings.lease(DIALER)
-        begun = self.store.begin(id, secrets.token_hex(8), contact=contact, campaign=campaign, early_ok=early_ok)
+        begun = self._begin(id, contact=contact, campaign=campaign, early_ok=early_ok)
         if isinstance(begun, NotBegun):
             return self._stepped_aside(id, begun)
         error: ServiceError | None = None
@@ -92,6 +104,22 @@ class CallProcessor:
         # `repeated` is our own verdict, whose first answer got lost.
         retries = finished.answer != "stale" and verdict.to is State.RETRYING and finished.state == State.RETRYING
         return Result(id, finished.state, begun.attempt, verdict.delay if retries else None, error)
+
+    def _begin(self, id: str, **how: Any) -> Claim | NotBegun:
+        """Begins an attempt. A store without memory first learns from the provider whether it is new."""
+        owner = secrets.token_hex(8)
+        begun = self.store.begin(id, owner, **how)
+        if isinstance(begun, Claim) or begun.answer != "no_memory":
+            return begun
+        try:
+            called_before = self.dialer.has_called()
+        except PermanentError as exc:
+            # A provider without the list has no look-ups either. Any other refusal meets each call's own look-up.
+            called_before = exc.status not in (404, 405)
+        except ServiceError as exc:
+            return replace(begun, answer="early", reason=f"it is not known whether the store is new: {exc}")
+        self.store.remember(called_before)
+        return self.store.begin(id, owner, **how)
 
     def _dial(self, claim: Claim, lease_end: float) -> Verdict:
         if claim.look_first or claim.must_look:
@@ -169,7 +197,7 @@ class CallProcessor:
             return None
         ids = " ".join(conversation.id for conversation in found)
         if len(found) > 1:
-            self.store.scripts.tell("call_rang_twice", service=DIALER, call_id=claim.call_id, conversation_id=ids)
+            self.store.events.append(Event.CALL_RANG_TWICE, service=DIALER, call_id=claim.call_id, conversation_id=ids)
         return Verdict(
             State.PLACED,
             Report(Outcome.IGNORED),
@@ -182,7 +210,12 @@ class CallProcessor:
     def _judge(self, claim: Claim, error: ServiceError, *, slow: bool) -> Verdict:
         retry = self.service.retry
         report = report_of(error, default_pause=retry.initial_delay, slow=slow)
-        told: dict[str, Any] = {"reason": str(error), "category": error.category, "code": error.code or None}
+        told: dict[str, Any] = {
+            "reason": str(error),
+            "category": error.category,
+            "code": error.code or None,
+            "service_fault": error.counts,
+        }
         if isinstance(error, InDoubtError):
             category = Category.PERMANENT if error.code in UNNAMED else error.category
             return Verdict(State.IN_DOUBT, report, self.settings.calls.look_up.delay, **told | {"category": category})

@@ -1,45 +1,59 @@
-"""Where every call stands: the truth, of which Celery's messages are only wake-up calls.
+"""The state of every call: the truth, of which Celery's messages are only wake-up calls.
 
-Each method is one script and one round trip, safe to repeat. No transition leaves a terminal state but by a person's
-word, each names the owner of the attempt it ends, and every non-terminal call has a deadline by which the dispatcher
-looks at it again. The transitions are in lua/shared/call.lua and the scripts that use it. All raise StoreUnavailable.
+Each method is one script and one round trip, safe to repeat. No transition leaves a terminal state except by an
+operator's `retry`. Each names the owner of the attempt that it ends. Every non-terminal call has a deadline by which
+the dispatcher looks at it again. The transitions are in lua/shared/call.lua and the scripts that use it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from uuid import uuid4
 
-from resilience.calls.call import EVENT_OF, Claim, Finished, NotBegun, State, Verdict, Work, call_id
+from resilience.calls.call import EVENT_OF, Claim, Finished, NotBegun, Verdict, Work, call_id
 from resilience.calls.contacts import Contact
-from resilience.circuit_breaker import policy_of
+from resilience.calls.reader import BATCH, CallReader, batches
+from resilience.circuit_breaker import Report, policy_of
 from resilience.config.settings import Settings
-from resilience.errors import InvalidContact
-from resilience.store.scripts import Scripts, ms, reached
+from resilience.store.events import Events
+from resilience.store.scripts import Scripts, ms
 
-T = TypeVar("T")
+__all__ = ["BACKLOG_CHECK", "BATCH", "DIALER", "CallStore"]
+
 DIALER = "elevenlabs"  # the service whose gate every call goes through
-BATCH = 200  # calls a script: about 5 ms of the server's time
-# How long a call may wait for its turn or its gate before the dispatcher makes sure that it still stands in line.
+# Seconds that a call waits for its turn or its gate before the dispatcher checks that it is still in line.
 BACKLOG_CHECK = 300.0
 
 
-class CallStore:
-    """The calls in one Redis. Times passed as `now` are unix seconds; without it the server's clock is used."""
+class CallStore(CallReader):
+    """The calls in one Redis. Every method raises StoreUnavailable.
 
-    def __init__(self, scripts: Scripts, settings: Settings) -> None:
-        self.scripts, self.settings = scripts, settings
-        self._common = {"backlog_check": ms(BACKLOG_CHECK), "retention": ms(settings.calls.retention)}
-        if "crm" in settings.services and settings.services["crm"].enabled:
-            self._common["crm"] = 1
+    `outboxes` are the names of those that a call is enrolled in when it ends. `now` is unix seconds, the server's time
+    where it is left out.
+    """
+
+    def __init__(self, scripts: Scripts, settings: Settings, outboxes: Iterable[str] = ()) -> None:
+        super().__init__(scripts)
+        self.settings, self.events = settings, Events(scripts)
+        self._common = {
+            "backlog_check": ms(BACKLOG_CHECK),
+            "retention": ms(settings.calls.retention),
+            "outboxes": list(outboxes),
+        }
         self._service = settings.services[DIALER]
         self._policy = policy_of(self._service)
+        self._release = self._service.release.model_dump()
+        self._new_id = uuid4().hex
 
     def enqueue(self, contacts: Iterable[Contact], campaign: str, *, now: float | None = None) -> tuple[int, int]:
-        """Writes the contacts' calls, in batches. Returns how many are new, and how many were known already."""
+        """Writes the contacts' calls, in batches. Returns how many are new, and how many were known already.
+
+        Raises StoreFull where Redis is full; of that batch nothing was written.
+        """
         new = known = 0
-        for batch in _batches(contacts):
+        for batch in batches(contacts):
             calls = [_as_args(contact, campaign) for contact in batch]
             answers = self._run("enqueue", now, calls=calls, service=DIALER)
             new, known = new + sum(answers), known + len(answers) - sum(answers)
@@ -55,7 +69,7 @@ class CallStore:
         early_ok: bool = False,
         now: float | None = None,
     ) -> Claim | NotBegun:
-        """Begins an attempt, if the call is due and its gate lets it through. `owner` is this run's own token."""
+        """Begins an attempt, if the call is due and its gate admits it. `owner` is this run's own token."""
         a = self._run(
             "begin_attempt",
             now,
@@ -63,36 +77,16 @@ class CallStore:
             owner=owner,
             service=DIALER,
             policy=self._policy,
+            release=self._release,
             lease=ms(self.settings.lease(DIALER)),
             early_ok=early_ok or None,
+            installation=self._new_id,
             contact=None if contact is None else _as_args(contact, campaign),
         )
-        if a["answer"] != "go":
-            wait = a.get("retry_after")
-            return NotBegun(
-                a["answer"],
-                a.get("state", ""),
-                a.get("breaker_state", ""),
-                a.get("attempts", 0),
-                None if wait is None else wait / 1000,
-                a.get("reason", ""),
-            )
-        who = Contact(a["contact_id"], a["phone"], a.get("name", ""), json.loads(a["fields"]))
-        return Claim(
-            id,
-            owner,
-            a["attempt_id"],
-            a["attempts"],
-            who,
-            a["campaign"],
-            a["breaker_state"],
-            a["look_since"] / 1000,
-            a["look_first"],
-            a["must_look"],
-        )
+        return _claim(id, owner, a) if a["answer"] == "go" else _not_begun(a)
 
     def finish(self, claim: Claim, verdict: Verdict, *, now: float | None = None) -> Finished:
-        """Ends the attempt: the gate is told, the call moves on."""
+        """Ends the attempt: reports its outcome to the gate and moves the call on."""
         args = {
             "reason": verdict.reason,
             "category": verdict.category,
@@ -112,6 +106,7 @@ class CallStore:
             grace=ms(self.settings.calls.dispatch.republish),
             dialed=verdict.dialed,
             used=verdict.used,
+            service_fault=verdict.service_fault or None,
             **args,
         )
         return Finished(a["answer"], a["state"], a.get("breaker_state", ""), a.get("attempts", 0))
@@ -124,9 +119,13 @@ class CallStore:
         conversations: Sequence[str] = (),
         *,
         reason: str | None = None,
+        report: Report | None = None,
         now: float | None = None,
     ) -> Finished:
-        """Takes one look-up's result (found, absent, error). `look` is the count that get() said before looking."""
+        """Takes one look-up's result (found, absent, error). `look` is the count that get() said before looking.
+
+        `report`: what a refused look-up says about the service.
+        """
         rules, retry = self.settings.calls.look_up, self._service.retry
         a = self._run(
             "resolve_doubt",
@@ -144,6 +143,8 @@ class CallStore:
             max_attempts=retry.max_attempts,
             delay=ms(retry.initial_delay),
             doubt_after=ms(self.settings.alerts.doubt_after),
+            policy=self._policy,
+            report=None if report is None else report.as_args(),
         )
         return Finished(a["answer"], a["state"])
 
@@ -159,51 +160,60 @@ class CallStore:
             now,
             batch=batch,
             room=room,
+            dialer=DIALER,
             services=services,
             republish=ms(self.settings.calls.dispatch.republish),
             look_up_timeout=ms(2 * self.settings.lease(DIALER)),
+            look_up_interval=ms(self.settings.calls.look_up.interval),
         )
         return Work(a.get("place", ()), a.get("look_up", ()), bool(a["more"]))
 
+    def installation(self) -> str:
+        """The id of this store. It is read each time, because a store that lost its data has another one."""
+        return str(self._run("installation", None, installation=self._new_id))
+
+    def remember(self, called_before: bool, *, now: float | None = None) -> bool:
+        """Answers no_memory: `called_before` says that calls were placed, so the store has lost them.
+
+        From then on calls are looked up before they are dialed. False: it was answered before.
+        """
+        return bool(self._run("remember", now, called_before=called_before))
+
     def command(self, id: str, action: str, *, now: float | None = None) -> Finished:
-        """A person's word: retry or cancel. The answer is done, refused or unknown."""
+        """An operator's command, retry or cancel. The answer is done, refused or unknown."""
         a = self._run("command_call", now, id=id, action=action)
         return Finished(a["answer"], a["state"])
 
-    def get(self, id: str) -> dict[str, str]:
-        """A call's fields, empty where there is no such call."""
-        with reached():
-            call: Any = self.scripts.client.hgetall(self.scripts.key("call", id))
-        return dict(call)
-
-    def history(self, id: str) -> list[dict[str, Any]]:
-        """A call's last events, oldest first; `at` is unix ms."""
-        with reached():
-            lines = self.scripts.client.lrange(self.scripts.key("history", id), 0, -1)
-        return [json.loads(line) for line in lines]
-
-    def calls(self, *, state: str | None = None, campaign: str | None = None) -> Iterator[dict[str, str]]:
-        """All calls, or those of one state or campaign, a page at a time."""
-        client = self.scripts.client
-        with reached():
-            # A scan may name a call more than once.
-            ids = dict.fromkeys(id for id, _ in client.zscan_iter(self.scripts.key("calls"), count=BATCH))
-            for id_batch in _batches(ids):
-                pipe = client.pipeline(transaction=False)
-                for id in id_batch:
-                    pipe.hgetall(self.scripts.key("call", id))
-                for call in pipe.execute():
-                    if call and state in (None, call["state"]) and campaign in (None, call["campaign"]):
-                        yield call
-
-    def stats(self) -> dict[str, int]:
-        """How many calls stand in each state."""
-        with reached():
-            counts = self.scripts.client.hgetall(self.scripts.key("stats"))
-        return {state.value: int(counts.get(state.value, 0)) for state in State}
-
     def _run(self, script: str, now: float | None, **args: Any) -> Any:
         return self.scripts.run(script, self._common | args, now)
+
+
+def _claim(id: str, owner: str, a: Mapping[str, Any]) -> Claim:
+    return Claim(
+        id,
+        owner,
+        a["attempt_id"],
+        a["attempts"],
+        Contact(a["contact_id"], a["phone"], a.get("name", ""), json.loads(a["fields"])),
+        a["campaign"],
+        a["breaker_state"],
+        a["look_since"] / 1000,
+        a["look_first"],
+        a["must_look"],
+        a["installation"],
+    )
+
+
+def _not_begun(a: Mapping[str, Any]) -> NotBegun:
+    wait = a.get("retry_after")
+    return NotBegun(
+        a["answer"],
+        a.get("state", ""),
+        a.get("breaker_state", ""),
+        a.get("attempts", 0),
+        None if wait is None else wait / 1000,
+        a.get("reason", ""),
+    )
 
 
 def _as_args(contact: Contact, campaign: str) -> Mapping[str, str]:
@@ -215,19 +225,3 @@ def _as_args(contact: Contact, campaign: str) -> Mapping[str, str]:
         "name": contact.name,
         "fields": json.dumps(dict(contact.fields)),
     }
-
-
-def _batches(items: Iterable[T]) -> Iterator[list[T]]:
-    batch: list[T] = []
-    try:
-        for item in items:
-            batch.append(item)
-            if len(batch) == BATCH:
-                yield batch
-                batch = []
-    except InvalidContact:  # raised by `items`: what stands before it is handed on all the same
-        if batch:
-            yield batch
-        raise
-    if batch:
-        yield batch

@@ -1,6 +1,6 @@
-"""The way to the store: one Redis, or the primary of a set that Sentinel watches.
+"""Connects to the store: one Redis, or the primary of a set that Sentinel watches.
 
-Timeouts are short and repeats few: redis-py's defaults stall for up to a minute. A set is named as kombu does it,
+Timeouts are short and repeats few, because redis-py's defaults stall for up to a minute. A set is named as in kombu,
 with its options behind it: `sentinel://USER:PASSWORD@HOST:PORT;sentinel://HOST:PORT/DB?master_name=NAME`. User and
 password are those of the data nodes; `sentinel_password` is an option of its own. After a failover the next command
 goes to the new primary; while there is none, it raises redis.ConnectionError within seconds, like a Redis that is down.
@@ -24,7 +24,7 @@ OPTIONS = {"master_name", "sentinel_password"}
 
 @dataclass(frozen=True)
 class SentinelSet:
-    """The sentinels, and the primary they are asked for. `password` is that of the data nodes."""
+    """The sentinels and the name of the primary they watch. `password` is that of the data nodes."""
 
     sentinels: tuple[tuple[str, int], ...]
     master_name: str
@@ -35,7 +35,7 @@ class SentinelSet:
 
 
 def parse(url: str) -> SentinelSet:
-    """The set that `url` names. Raises ValueError, without a word of the URL in it, where it names none."""
+    """The set that `url` names. Raises ValueError where it names none; the message quotes nothing of the URL."""
     try:
         parts = [urlsplit(part) for part in url.split(";")]
         sound = all(part.scheme == "sentinel" and part.hostname and part.port != 0 for part in parts)
@@ -88,7 +88,7 @@ def connect(url: str, *, connect_timeout: float, timeout: float) -> redis.Redis:
 
 
 def for_kombu(url: str, *, connect_timeout: float) -> tuple[str, dict[str, Any]]:
-    """The same server as kombu wants it told: the URL, with the password at each sentinel, and transport options."""
+    """The same server in kombu's form: the URL, with the password at each sentinel, and the transport options."""
     if not url.startswith(SCHEME):
         return url, {}
     of = parse(url)
@@ -99,7 +99,7 @@ def for_kombu(url: str, *, connect_timeout: float) -> tuple[str, dict[str, Any]]
 
 
 def where(client: redis.Redis) -> str:
-    """The server's address, for a person; of a set, also who was asked for it."""
+    """The server's address, for a person; for a set also its name and the number of its sentinels."""
     pool = client.connection_pool
     if isinstance(pool, SentinelConnectionPool):
         address = "{}:{}, ".format(*pool.master_address) if pool.master_address else ""
@@ -109,7 +109,7 @@ def where(client: redis.Redis) -> str:
 
 
 def _asking(of: SentinelSet, connect_timeout: float) -> dict[str, Any]:
-    # No repeats and no longer wait for the answer: all sentinels are asked in turn, for each connection.
+    # No repeats, and a short wait for the answer: each connection asks all sentinels in turn.
     asked: dict[str, Any] = {"retry": Retry(NoBackoff(), 0), "socket_timeout": connect_timeout}
     asked |= {"socket_connect_timeout": connect_timeout}
     return asked | ({"password": of.sentinel_password} if of.sentinel_password else {})
@@ -118,8 +118,8 @@ def _asking(of: SentinelSet, connect_timeout: float) -> dict[str, Any]:
 class _ToPrimary(SentinelManagedConnection):
     """Asks the sentinels whenever it connects.
 
-    redis-py 8.1 asks for a new connection only: a repeated command goes to the address it had. And it does not see
-    that a primary was demoted where a script tells so, for Redis 6.2 hides READONLY in the script's error.
+    redis-py 8.1 asks for a new connection only: a repeated command goes to the address it had. And it does not notice
+    a demoted primary when a script fails on it, because Redis 6.2 hides READONLY in the script's error.
     """
 
     def connect(self) -> None:

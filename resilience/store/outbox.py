@@ -1,40 +1,38 @@
-"""Work that must reach a task of its own: kept here until that task says it is over.
+"""An outbox: work that must be done by a task of its own, kept here until that task has done it.
 
-A member that is handed out comes due again unless it is done, so a message that gets lost costs time only.
+A script that ends a call enrols it in every outbox that is on. A member that is taken comes due again unless it is
+done, so a message that gets lost costs time only.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-from resilience.store.scripts import Scripts, reached
+from resilience.store.scripts import Scripts, ms, store_errors
 
 
 class Outbox:
-    """One ZSET of members by the unix second when they are due. Every method raises StoreUnavailable."""
+    """One ZSET of members, scored by the unix second when they are due. Every method raises StoreUnavailable.
+
+    `now` is unix seconds, the server's time where it is left out.
+    """
 
     def __init__(self, scripts: Scripts, name: str) -> None:
-        self.client, self.key = scripts.client, scripts.key(name, "due")
+        self.scripts, self.name, self.key = scripts, name, scripts.key(name, "due")
 
-    def take_due(self, *, now: float, again: float, most: int = 100) -> list[str]:
-        """The members due, oldest first. Each comes due again after `again` seconds."""
-        with reached():
-            members: Any = self.client.zrangebyscore(self.key, "-inf", now, start=0, num=most)
-            if members:
-                self.client.zadd(self.key, dict.fromkeys(members, now + again), xx=True)
-        return list(members)
+    def take_due(self, *, again: float, most: int = 100, now: float | None = None) -> list[str]:
+        """The members that are due, oldest first. Each comes due again after `again` seconds."""
+        args = {"outbox": self.name, "again": ms(again), "most": most}
+        return list(self.scripts.run("outbox_take", args, now))
 
-    def later(self, member: str, at: float) -> None:
-        """Comes due at that unix second instead, if it is still here."""
-        with reached():
-            self.client.zadd(self.key, {member: at}, xx=True)
+    def later(self, member: str, delay: float, *, now: float | None = None) -> bool:
+        """Puts a member off by `delay` seconds. False: it is done."""
+        args = {"outbox": self.name, "member": member, "delay": ms(delay)}
+        return bool(self.scripts.run("outbox_later", args, now))
 
     def waits(self, member: str) -> bool:
-        """Whether it is not done yet."""
-        with reached():
-            return self.client.zscore(self.key, member) is not None
+        """Whether the member is not done yet."""
+        with store_errors():
+            return self.scripts.client.zscore(self.key, member) is not None
 
     def done(self, member: str) -> bool:
-        """It is over. False: it was over before."""
-        with reached():
-            return bool(self.client.zrem(self.key, member))
+        """Takes a member out. False: it was done before."""
+        return bool(self.scripts.run("outbox_done", {"outbox": self.name, "member": member}))

@@ -1,8 +1,8 @@
 """The Lua scripts: every change of shared state is one of them, so it is atomic and takes one round trip.
 
 A script names the shared files it uses in its first line; they are joined in front of it. Arguments travel as one
-JSON object, times in it as whole milliseconds. Every script may be repeated with the same arguments: a reply that
-got lost is asked for again.
+JSON object, times in it as whole milliseconds. Every script may be repeated with the same arguments: a call
+whose reply got lost is sent again.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Any
 import redis
 from redis.exceptions import BusyLoadingError, ReadOnlyError
 
-from resilience.errors import Sent, StoreUnavailable
+from resilience.errors import Sent, StoreFull, StoreUnavailable
 
 FOLDER = Path(__file__).parent / "lua"
-EVENTS_KEPT = 100_000  # as in lua/shared/base.lua
-UNREACHABLE = (redis.ConnectionError, redis.TimeoutError, BusyLoadingError, ReadOnlyError, redis.OutOfMemoryError)
-# Redis 6.2 hides in a script's error what it would have told a command.
-REFUSED = re.compile(r"(?:^|-)(OOM|READONLY|MISCONF|NOREPLICAS|BUSY|LOADING)\b|Link with MASTER is down")
+UNREACHABLE = (redis.ConnectionError, redis.TimeoutError, BusyLoadingError, ReadOnlyError)
+# Redis 6.2 hides these in a script's error.
+FULL = re.compile(r"(?:^|-)(OOM|STOREFULL)\b")
+REFUSED = re.compile(r"(?:^|-)(READONLY|MISCONF|NOREPLICAS|BUSY|LOADING)\b|Link with MASTER is down")
 
 
 @cache
@@ -46,38 +46,36 @@ class Scripts:
         """A key's full name."""
         return ":".join((self.prefix, *parts))
 
-    def run(self, name: str, args: Mapping[str, Any], now: float | None = None) -> Any:
-        """One script, one round trip. Entries of `args` that are None are left out; `now` is in seconds."""
+    def run(self, name: str, args: Mapping[str, Any], now: float | None = None, *, pipe: Any = None) -> Any:
+        """Runs one script in one round trip, or adds it to the transaction `pipe` and returns None.
+
+        Entries of `args` that are None are left out; `now` is in seconds.
+        """
         given = {k: v for k, v in args.items() if v is not None}
         if now is not None:
             given["now"] = ms(now)
         if name not in self._loaded:
             self._loaded[name] = self.client.register_script(source(name))
-        with reached():
-            return json.loads(self._loaded[name](keys=[self.prefix], args=[json.dumps(given)]))
-
-    def tell(self, event: str, **fields: str) -> None:
-        """Writes an event that no script writes into the stream: one that changes nothing in the store."""
-        with reached():
-            clock: Any = self.client.time()
-            seconds, micros = clock
-            entry: dict[Any, Any] = {"event": event, "at": str(seconds * 1000 + micros // 1000), **fields}
-            self.client.xadd(self.key("events"), entry, maxlen=EVENTS_KEPT)
+        with store_errors():
+            answer = self._loaded[name](keys=[self.prefix], args=[json.dumps(given)], client=pipe)
+        return None if pipe is not None else json.loads(answer)
 
     def take_slot(self, name: str, seconds: float) -> bool:
         """Whether the caller is the first to ask for `name` in the last `seconds`: one runner a slot."""
-        with reached():
-            return bool(self.client.set(self.key("slot", name), "taken", nx=True, px=max(1, ms(seconds))))
+        return bool(self.run("take_slot", {"name": name, "length": max(1, ms(seconds))}))
 
 
 @contextmanager
-def reached() -> Iterator[None]:
-    """Turns a Redis that is out of reach, or takes no writes, into StoreUnavailable."""
+def store_errors() -> Iterator[None]:
+    """Raises StoreUnavailable where Redis is out of reach or takes no writes, StoreFull where it has no memory left."""
     try:
         yield
     except UNREACHABLE as exc:
         raise _unavailable(exc) from exc
     except redis.ResponseError as exc:
+        if FULL.search(str(exc)) or isinstance(exc, redis.OutOfMemoryError):
+            message = "Redis is full; it takes no new contacts until calls have ended or its `maxmemory` is raised"
+            raise StoreFull(message, service="redis", code="full", sent=Sent.NO) from exc
         if not REFUSED.search(str(exc)):
             raise
         raise _unavailable(exc) from exc

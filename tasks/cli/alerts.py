@@ -1,4 +1,4 @@
-"""`alerts`: do they arrive, what fires now and who was told, and a silence for a service."""
+"""`alerts`: test the channels, list what fires and where it was sent, silence a service."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from uuid import uuid4
 import typer
 
 from resilience.alerts.alert import a_test
-from resilience.alerts.incidents import Incident, Word
+from resilience.alerts.decisions import OWN
+from resilience.alerts.incident import Incident, Notice
 from resilience.alerts.outbox import Track
 from resilience.redact import scrub
-from tasks.alerts import carry, lease
 from tasks.cli.output import clock, fail, moment, plain, print_json, print_table, say
 from tasks.cli.services import Wait
 from tasks.runtime import Runtime, runtime
 
-app = typer.Typer(help="Test the ways to the admin, see what fires, silence a service.", no_args_is_help=True)
+app = typer.Typer(help="Test the channels, list what fires, silence a service.", no_args_is_help=True)
 
 VARIABLES = {
     "email": "SMTP_HOST",
@@ -31,7 +31,7 @@ VARIABLES = {
 
 
 def hint(channel: str | None = None) -> str:
-    """Which variables switch a channel on."""
+    """The environment variables that switch a channel on."""
     wanted = [f"{variables} for {name}" for name, variables in VARIABLES.items() if channel in (None, name)]
     return f"set {', or '.join(wanted)}"
 
@@ -57,16 +57,16 @@ def try_channels(
 
 
 def _try(rt: Runtime, channel: str) -> str:
-    who = f"{os.environ.get('USER') or 'operator'} on {socket.gethostname()}, by `python -m tasks alerts test`"
+    sender = f"{os.environ.get('USER') or 'operator'} on {socket.gethostname()}, by `python -m tasks alerts test`"
     now, id = rt.outbox.clock(), f"test-{uuid4().hex}"
-    # Not due for the workers as long as this process may be at it.
-    rt.outbox.put_alone(a_test(id, channel, who, now), due=now + lease(rt))
-    return carry(rt, id, channel, once=True)
+    # Not due for the workers while this process may be sending it.
+    rt.outbox.put_alone(a_test(id, channel, sender, now), due=now + rt.sender.lease)
+    return rt.sender.deliver(id, channel, once=True)
 
 
 @app.command("list")
 def list_alerts(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """List what fires now, since when, what was sent where and when, and the silences."""
+    """List what fires, since when, what was sent when and where, and the silences."""
     rt = runtime()
     silences = rt.collector.silences()
     rows = [_described(rt, incident, silences) for incident in rt.collector.incidents() if _shown(incident)]
@@ -84,13 +84,13 @@ def list_alerts(as_json: Annotated[bool, typer.Option("--json", help="Print JSON
         sent = [cells for row in rows for cells in _sent(row)]
         if sent:
             say("")
-            print_table(["time (UTC)", "service", "kind", "said", "channel", "outcome", "reason"], sent)
+            print_table(["time (UTC)", "service", "kind", "notice", "channel", "outcome", "reason"], sent)
     for service, (by, left) in silences.items():
         say(f"{service} is silenced for another {left:.0f} s, by {plain(by)}")
 
 
 def _shown(incident: Incident) -> bool:
-    return incident.word != Word.RESOLVED or incident.fires
+    return incident.notice != Notice.RESOLVED or incident.fires
 
 
 def _described(rt: Runtime, incident: Incident, silences: dict[str, tuple[str, float]]) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def _described(rt: Runtime, incident: Incident, silences: dict[str, tuple[str, f
         "sent": [
             {
                 "id": alert.id,
-                "said": alert.said[0][0].value,
+                "notice": alert.notices[0][0].value,
                 "at": moment(alert.at * 1000),
                 "channels": {name: _outcome(tracks.get(name, Track())) for name in alert.channels},
             }
@@ -118,7 +118,7 @@ def _described(rt: Runtime, incident: Incident, silences: dict[str, tuple[str, f
 
 
 def _state(incident: Incident) -> str:
-    if incident.kept:
+    if incident.held_for_quiet_hours:
         return "waits for the end of the quiet hours"
     if incident.flaps:
         return "flapping"
@@ -141,18 +141,20 @@ def _sent(row: dict[str, Any]) -> Iterator[list[Any]]:
     for alert in row["sent"]:
         for channel, track in alert["channels"].items():
             at = clock(track["at"] or alert["at"])
-            yield [at, row["service"], row["kind"], alert["said"], channel, track["outcome"], track["reason"]]
+            yield [at, row["service"], row["kind"], alert["notice"], channel, track["outcome"], track["reason"]]
 
 
 @app.command()
 def silence(
-    service: Annotated[str, typer.Argument(metavar="SERVICE", help="A service, a channel, or dispatcher.")],
+    service: Annotated[
+        str, typer.Argument(metavar="SERVICE", help=f"A service, a channel, {', '.join(OWN[:-1])} or {OWN[-1]}.")
+    ],
     wait: Wait = None,
     off: Annotated[bool, typer.Option("--off", help="End the silence.")] = False,
 ) -> None:
-    """Send no alert about a service for a while. What still fires when the silence ends is told then."""
+    """Send no alert about a service for a while. What still fires when the silence ends is notified then."""
     rt = runtime()
-    names = [*rt.breakers, *rt.channels, "dispatcher"]
+    names = [*rt.breakers, *rt.channels, *OWN]
     if service not in names:
         raise typer.BadParameter(f"{plain(service)} cannot be silenced; there are {', '.join(names)}")
     if (wait is None) != off:
@@ -160,7 +162,7 @@ def silence(
     by = f"operator {plain(os.environ.get('USER', ''))}".strip()
     rt.collector.silence(service, wait or 0, by=by)
     if off:
-        say(f"{service} is not silenced; what fires now is told within seconds.")
+        say(f"{service} is not silenced; what fires now is notified within seconds.")
     else:
         until = clock(moment((rt.outbox.clock() + (wait or 0)) * 1000))
         say(f"{service} is silenced until {until} UTC. End it with `python -m tasks alerts silence {service} --off`.")

@@ -1,9 +1,10 @@
-"""Notices, from a calls worker, that nobody hands out calls: beat, or every control worker, is away.
+"""Notices, from a calls worker, that the dispatcher is silent: beat, or every control worker, is away.
 
-With them the alerts would be silent, too. So a thread of the worker's main process looks at the time of the
-dispatcher's last tick; while that is too long ago, it does the alerts' work itself, and sends from here. One worker
-of the fleet looks at a time. When the ticks are back, so is the usual way, which tells that. A Redis that is out of
-reach holds no alert: that, and its end, is told from memory, once a process.
+The alerts would be silent with it. So a thread of the worker's main process watches the mark that each round of the
+dispatcher leaves in Redis. A mark that stays the same for too long, by this process's monotonic clock, is an
+incident; no two clocks are compared. Until there are rounds again, the thread turns events into alerts and sends
+them, one worker of the fleet at a time. While Redis is out of reach, it reports that straight through the channels,
+once a process.
 """
 
 from __future__ import annotations
@@ -12,22 +13,25 @@ import logging
 import socket
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from celery import bootsteps
 
 from resilience.alerts.alert import Alert
-from resilience.alerts.incidents import Incident, Kind, Word
-from resilience.alerts.message import Message
-from resilience.alerts.outbox import EVENTS_KEPT
+from resilience.alerts.incident import Incident, Notice
+from resilience.alerts.kinds import Kind
 from resilience.alerts.text import render
 from resilience.errors import LinemanError, StoreUnavailable
 from resilience.logger import log
-from resilience.store.scripts import Scripts, ms, reached
+from resilience.store.events import Event, Events
+from resilience.store.scripts import Scripts, ms, store_errors
+from tasks.celery import app
+from tasks.runtime import Runtime, runtime
 
 INTERVAL = 10.0  # seconds between looks
-SILENT = 60.0  # seconds without a tick that are told
+SILENT = 60.0  # seconds without a round that are an incident
 
 
 class Watchdog(bootsteps.StartStopStep):
@@ -48,74 +52,106 @@ class Watchdog(bootsteps.StartStopStep):
         self._stopped.set()
 
 
+app.steps["worker"].add(Watchdog)
+
+
+class Rounds:
+    """What this process saw of the dispatcher's rounds. `clock` gives seconds and is never set back."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.forget()
+
+    def forget(self) -> None:
+        """Starts afresh: the dispatcher gets its time again."""
+        self.go_on = False
+        self._mark: str | None = None
+        self._since: float | None = None
+
+    def look(self, scripts: Scripts) -> float:
+        """Seconds for which there was no round. Sets `go_on` once there was one. Raises StoreUnavailable."""
+        now = self.clock()  # before the reading: what takes long is not silence
+        with store_errors():
+            mark: Any = scripts.client.get(scripts.key("dispatched"))
+        if self._since is None or mark not in (None, self._mark):  # it expires when the rounds stay away for long
+            self.go_on = self._since is not None
+            self._mark, self._since = mark, self.clock()
+        return max(0.0, now - self._since)
+
+
 def watch(stopped: threading.Event, interval: float = INTERVAL, silent: float = SILENT) -> None:
     """Looks each `interval` seconds until `stopped` is set. Times in seconds."""
-    from tasks.runtime import runtime  # noqa: PLC0415 it needs the app that this module is a part of
-
-    began = time.time()
-    away: Incident | None = None
+    rounds, away = Rounds(), Outage()
     while not stopped.wait(interval):
         try:
-            look(runtime(), began, interval, silent)
-            if away and away.told:
-                say(runtime(), Word.RESOLVED, replace(away, ended=time.time()))
-            away = None
+            look(runtime(), rounds, interval, silent)
+            away.end(runtime())
         except StoreUnavailable as exc:
-            now = time.time()
-            began = now  # the dispatcher has been away with Redis: it gets its time to come back
-            away = away or Incident("redis", Kind.STORE_AWAY, since=now, fired=now, at=now, reason=str(exc))
+            rounds.forget()
             log("store_away", level=logging.ERROR, service="redis", reason=str(exc), next_action="it looks again")
-            if not away.told and now - away.since >= silent:
-                away = replace(away, told=now)
-                say(runtime(), Word.FIRST, away)
+            away.go_on(runtime(), str(exc), silent)
         except LinemanError as exc:
             log("watchdog_failed", level=logging.ERROR, reason=str(exc), next_action="it looks again")
         except Exception:  # noqa: BLE001 whatever it is, the next look may find it gone
             log("watchdog_failed", exc_info=True, next_action="it looks again")
 
 
-def look(rt: Any, began: float, interval: float = INTERVAL, silent: float = SILENT) -> int:
-    """One look, unless another worker has had it. Returns how many alerts were sent.
+def look(rt: Runtime, rounds: Rounds, interval: float = INTERVAL, silent: float = SILENT) -> int:
+    """Looks once; acts unless another worker of the fleet has just acted. Returns how many alerts were sent.
 
-    `began`: the unix second since when a tick is expected. Raises StoreUnavailable.
+    Times in seconds. Raises StoreUnavailable.
     """
-    from tasks.alerts import carry, collect  # noqa: PLC0415 likewise
-
+    still = rounds.look(rt.scripts)
     if not rt.scripts.take_slot("watchdog", interval / 2):
         return 0
-    now, tick = rt.outbox.clock(), _last_tick(rt.scripts)
-    known = rt.collector.get(Kind.DISPATCHER_SILENT, "dispatcher")
+    now, known = rt.outbox.clock(), rt.collector.get(Kind.DISPATCHER_SILENT, "dispatcher")
     fires = known is not None and known.fires
-    away = now - max(tick, began) >= max(silent, 3 * rt.settings.calls.dispatch.interval)
+    away = still >= max(silent, 3 * rt.settings.calls.dispatch.interval)
     if away and not fires:
-        _tell(rt.scripts, "dispatcher_silent", max(tick, began), f"no round for {now - max(tick, began):.0f} s")
-    elif fires and now - tick < silent:
-        _tell(rt.scripts, "dispatcher_well", now)
-    if not away:
+        reason = f"no round for {still:.0f} s"
+        Events(rt.scripts).append(Event.DISPATCHER_SILENT, now=now - still, service="dispatcher", reason=reason)
+    elif fires and rounds.go_on and not away:
+        Events(rt.scripts).append(Event.DISPATCHER_WELL, now=now, service="dispatcher")
+    if not away and (rounds.go_on or not fires):
         return 0
-    return [carry(rt, id, channel) for id, channel in collect(rt)].count("sent")
+    rt.collector.collect(now=now)
+    return [rt.sender.deliver(id, channel) for id, channel in rt.sender.take_due()].count("sent")
 
 
-def say(rt: Any, word: Word, incident: Incident) -> None:
-    """Tells this straight through the channels, each once: there is no outbox without Redis."""
-    id = f"{ms(incident.since)}-{socket.gethostname()}-{word}"
-    alert = Alert(id, time.time(), ((word, incident),), rt.collector.situation.channels(incident))
-    message = Message(**render(alert, rt.settings.secrets))
+class Outage:
+    """A Redis that is out of reach, as this process sees it. Durations are measured by `clock`, in seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self._incident: Incident | None = None
+        self._began = 0.0
+
+    def go_on(self, rt: Runtime, reason: str, silent: float) -> None:
+        """Notes that Redis is out of reach, and reports it once that has lasted for `silent` seconds."""
+        now = time.time()
+        if self._incident is None:
+            self._began = self.clock()
+            self._incident = Incident("redis", Kind.STORE_AWAY, since=now, fired=now, at=now, reason=reason)
+        if not self._incident.notified_at and self.clock() - self._began >= silent:
+            self._incident = replace(self._incident, notified_at=now)
+            _send(rt, Notice.OPENED, self._incident, now)
+
+    def end(self, rt: Runtime) -> None:
+        """Reports that Redis answers again, if its absence was reported."""
+        incident, self._incident = self._incident, None
+        if incident and incident.notified_at:
+            ended = incident.since + self.clock() - self._began
+            _send(rt, Notice.RESOLVED, replace(incident, ended=ended), ended)
+
+
+def _send(rt: Runtime, notice: Notice, incident: Incident, at: float) -> None:
+    """Sends this straight through the channels, each once: without Redis there is no outbox."""
+    id = f"{ms(incident.since)}-{socket.gethostname()}-{notice}"
+    alert = Alert(id, at, ((notice, incident),), rt.collector.situation.channels(incident))
+    message = render(alert, rt.settings.secrets)
     for channel in alert.channels:
         try:
             rt.channels[channel].send(message)
             log("alert_sent", service=channel, alert_id=id, kind=message.kind, subject=message.subject)
         except LinemanError as exc:
             log("alert_failed", level=logging.ERROR, service=channel, alert_id=id, reason=str(exc), next_action="none")
-
-
-def _last_tick(scripts: Scripts) -> float:
-    with reached():
-        at: Any = scripts.client.get(scripts.key("dispatched"))
-    return int(at or 0) / 1000
-
-
-def _tell(scripts: Scripts, event: str, at: float, reason: str = "") -> None:
-    fields: Any = {"event": event, "at": ms(at), "service": "dispatcher", "reason": reason}
-    with reached():
-        scripts.client.xadd(scripts.key("events"), fields, maxlen=EVENTS_KEPT)

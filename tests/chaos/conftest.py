@@ -1,4 +1,4 @@
-"""A plain Celery app on a Redis of its own, and a fleet of ours, for the traps to be sprung on both."""
+"""A plain Celery app on a Redis of its own, and a fleet of the product: each trap is tried on both."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support import wait_until
 
 @pytest.fixture
 def plain(tmp_path: Path) -> Iterator[Callable[..., Plain]]:
-    """Makes a plain app with these settings."""
+    """Starts plain apps with the given Celery settings, and closes them after the test."""
     made: list[Plain] = []
 
     def make(**conf: Any) -> Plain:
@@ -38,7 +38,7 @@ def shared_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 @pytest.fixture
 def ours(shared_fleet: Fleet) -> Iterator[Ours]:
-    """The fleet, whole again, with a well provider."""
+    """The shared fleet. Before the next test every process runs again and the provider is well."""
     ours = Ours(shared_fleet)
     shared_fleet.crashes.clear()
     yield ours

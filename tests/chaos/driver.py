@@ -1,6 +1,6 @@
-"""A campaign under a plan of faults: it plays them, lets the fleet come to rest, and judges.
+"""Plays a campaign: injects each fault of a plan at its time, waits until all calls have ended, and judges.
 
-`play` is the whole of it. Each fault is said as it is injected, with its time.
+`Campaign.play` does all of it. `say` gets a line for each fault when it is injected.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from tests.support import PREFIX
 
 PACE_S = 0.02
 WATCH_S = 0.2
-START_S, SETTLE_S, DEAF_S = 60.0, 60.0, 30.0
+START_S, SETTLE_S, STUCK_S = 60.0, 120.0, 30.0
 
 
 class Campaign:
-    """One plan on one fleet. `standstill` is the longest time without a dispatcher, and when it ended."""
+    """One plan on one fleet. `standstill`: the longest time without a dispatcher in seconds, and when it ended."""
 
     def __init__(self, fleet: Fleet, plan: Plan, say: Callable[[str], None]) -> None:
         self.fleet, self.plan, self.say = fleet, plan, say
@@ -36,7 +36,7 @@ class Campaign:
         self._ticked = self._looked = 0.0
 
     def play(self) -> Verdict:
-        """Plays the plan. Raises AssertionError where the fleet does not even start."""
+        """Plays the plan. Raises AssertionError if the fleet does not start."""
         self._until("all workers are ready", START_S, lambda: self.fleet.is_ready and self._last_tick())
         self.injector.set_weather()
         self._start, self._looked = time.monotonic(), 0.0
@@ -49,11 +49,11 @@ class Campaign:
         self.say(f"{self._now():6.1f} s  calm")
         unsettled = self._settle()
         verdict = judge(self._evidence())
-        verdict.faults += [*unsettled, *self._deaf(), *leftovers(self.fleet), *self._misbehaviour()]
+        verdict.faults += [*unsettled, *self._stuck(), *leftovers(self.fleet), *self._misbehaviour()]
         return verdict
 
     def _misbehaviour(self) -> list[str]:
-        """What is wrong beside the calls: crashes, hung producers, bugs, a dispatcher that stood still."""
+        """Faults beside the calls: crashes, hung producers, exceptions, a dispatcher that paused."""
         found = [*self.fleet.crashes, *(fault for producer in self.injector.producers for fault in producer.faults)]
         longest, until = self.standstill
         if longest > BOUND_S:
@@ -61,7 +61,7 @@ class Campaign:
         if self.fleet.has_said("producer", "Traceback"):
             found.append("a producer printed a traceback")
         errors = [line for line in self.fleet.log() if line["event"] == "unknown_error"]
-        # A killed child's task is told as one, and rightly so.
+        # The task of a killed child counts as an unknown error, which is right.
         bugs = [line for line in errors if not line.get("reason", "").startswith("WorkerLostError")]
         return found + [f"unknown error: {line.get('exc_info', '')[-300:]}" for line in bugs]
 
@@ -92,13 +92,13 @@ class Campaign:
         self.standstill = max(self.standstill, (self._now() - self._ticked, self._now()))
 
     def _settle(self) -> list[str]:
-        """Waits until every list is taken and every call has come to its end."""
+        """Waits until every list is enqueued and every call is in a terminal state. Returns what was missing."""
 
         def settled() -> bool:
             if not all(producer.acked for producer in self.injector.producers):
                 return False
             stats = self.fleet.redis.hgetall(f"{PREFIX}:stats")
-            return not any(int(n) for state, n in stats.items() if not State(state).is_terminal)
+            return not any(int(stats.get(state, 0)) for state in State if not state.is_terminal)
 
         try:
             self._until("all calls have come to their end", SETTLE_S, settled)
@@ -107,8 +107,8 @@ class Campaign:
         self.say(f"{self._now():6.1f} s  all calls have come to their end")
         return []
 
-    def _deaf(self) -> list[str]:
-        """Workers that are connected but take no message; asked through the queue, not by a ping."""
+    def _stuck(self) -> list[str]:
+        """Workers that take no message. They are asked through their queue: a stuck worker still answers a ping."""
         names = [name for name in self.fleet.members if not name.startswith("beat")]
         before, heard = self._taken(), set[str]()
 
@@ -119,7 +119,7 @@ class Campaign:
             return set(names) <= heard
 
         try:
-            self._until("every worker takes a message", DEAF_S, all_heard)
+            self._until("every worker takes a message", STUCK_S, all_heard)
         except AssertionError:
             return [f"{name} takes no message" for name in names if name not in heard]
         return []
@@ -131,10 +131,7 @@ class Campaign:
     def _evidence(self) -> Evidence:
         client, settings = self.fleet.redis, self.fleet.settings
         keys = list(client.scan_iter(f"{PREFIX}:call:*"))
-        acked: dict[str, list[Window]] = {}
-        for producer in self.injector.producers:
-            for number in producer.contacts:
-                acked.setdefault(call_id(number), []).extend([producer.acked] if producer.acked else [])
+        acked = {call_id(number) for p in self.injector.producers if p.acked for number in p.contacts}
         rules = settings.calls.look_up
         return Evidence(
             calls={key.removeprefix(f"{PREFIX}:call:"): client.hgetall(key) for key in keys},
@@ -142,9 +139,9 @@ class Campaign:
             events=[fields for _, fields in client.xrange(f"{PREFIX}:events")],
             rang=self.fleet.control("rang")["rang"],
             requests=self.fleet.control("requests")["requests"],
-            cuts=self.injector.cuts,
+            went_back=self.injector.went_back,
             outages=_joined(self.injector.outages),
-            # Of all look-ups until it gives up, the ones that worked were too few to prove anything.
+            # A call needs review only if fewer look-ups worked than `polls`, so at least this many failed.
             failures=math.ceil(rules.give_up / rules.interval) - rules.polls + 1,
             interval=rules.interval,
             lease=settings.lease(DIALER),
@@ -152,7 +149,7 @@ class Campaign:
 
 
 def _joined(windows: list[Window]) -> list[Window]:
-    """The same time in windows that do not overlap."""
+    """The windows, with those that overlap merged."""
     joined: list[Window] = []
     for start, end in sorted(windows):
         if joined and start <= joined[-1][1]:

@@ -1,6 +1,6 @@
-"""The schedule of a campaign: which fault comes when, all of it drawn from one seed.
+"""The schedule of a campaign: which fault comes when, drawn from one seed.
 
-Every kind comes at least once. Times are seconds from the start.
+Every kind of fault comes at least once. Times are seconds from the start.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ CALLS, CONTROL, BEATS = ("calls-1", "calls-2"), ("control-1", "control-2"), ("be
 WARM_UP_S = 2.0
 WAVE_S = 7.0
 PER_FAULT_S = 2.0
-OFTEN = ("kill", "kill", "suspend")  # besides their turn: what interrupts a dial
-# What a dial meets. Those that are accepted ring whatever the answer is.
+OFTEN = ("kill", "kill", "suspend")  # extra turns for what interrupts a dial
+# How the provider answers a dial, by weight. A dial that it accepts rings, whatever the answer is.
 DIALS = {
     "ok": 20,
     "slow": 70,
@@ -34,16 +34,16 @@ DIALS = {
     "closed_unread": 4,
     "invalid_number": 3,
 }
-# What a look-up meets: the list shows a call only after a while, and an error proves nothing.
+# How it answers a look-up, by weight. `list_lag`: the list shows a call only after LAG_S.
 LOOK_UPS = {"list_lag": 60, "ok": 20, "unavailable": 8, "invalid_api_key": 6, "closed_unread": 6}
-LAG_S = 1.4  # of the list; below what passes between a dial, however late, and the last of its look-ups
-# Seconds of the slow answers and the silence; whole ones up from it are the Retry-After.
+LAG_S = 1.4  # seconds; less than the time between a dial, however late, and its last look-up
+# Seconds of a slow answer and of silence. Rounded up, they are the Retry-After.
 WEATHER = (0.3, 0.6, 0.9, 1.4)
 
 
 @dataclass(frozen=True)
 class Fault:
-    """At `at`, for `seconds`. The kinds are the methods of `Campaign` whose name begins with `do_`."""
+    """One fault at second `at`, for `seconds`. A kind is a method `do_<kind>` of `Injector`."""
 
     at: float
     kind: str
@@ -57,7 +57,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Plan:
-    """A campaign: `waves` are the contact numbers of each file, `twice` says whether each message is doubled."""
+    """A campaign. `waves`: the contact numbers of each list. `twice`: whether each message is delivered twice."""
 
     seed: int
     seconds: float
@@ -67,7 +67,7 @@ class Plan:
 
 
 def _kinds() -> dict[str, Any]:
-    """Each kind's targets and the least and most seconds that it lasts."""
+    """By kind: its targets, and the least and most seconds that it lasts."""
     return {
         "kill": (CALLS, 0, 0),
         "kill_control": (CONTROL, 0, 0),
@@ -90,7 +90,7 @@ def _kinds() -> dict[str, Any]:
 
 
 def plan(seed: int, contacts: int, seconds: float) -> Plan:
-    """The campaign of a seed."""
+    """Draws the campaign of a seed: `contacts` contacts, and faults over `seconds`."""
     random = Random(seed)
     kinds = _kinds()
     menu = sorted([*kinds, *OFTEN])

@@ -1,7 +1,7 @@
 """A fleet under fire: real workers, dispatchers and beats on a Redis with its append-only file, behind the proxy.
 
-Whatever ends is started again, as deploy/keep or a container's restart policy does, and so is Redis. The fleet knows
-which ends were asked for: any other is a crash, and stands in `crashes`.
+A process that ends is started again, as deploy/keep or a container's restart policy does, and so is Redis. The fleet
+knows which ends were requested: any other is a crash, and is listed in `crashes`.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from tests.chaos.proxy import Proxy
 
 RESTART_S = 1.0  # between the end of a process and its next start, as in deploy/keep
 GRACE_S = 5.0  # beyond the soft shutdown, after a SIGTERM
-LOST_BY_POWER_CUT_S = 1.0  # what appendfsync everysec leaves to the kernel
+LOST_BY_POWER_CUT_S = 1.0  # what appendfsync everysec may not have written yet
 NOT_OURS = ("SMTP_", "TELEGRAM_", "WEBHOOK_", "PAGERDUTY_", "APPRISE_", "CRM_")
 
 
 class Fleet:
-    """Everything in `folder`. `supervise` has to be called often: it starts again what has ended."""
+    """Keeps all its files in `folder`. Call `supervise` often: it starts again what has ended."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Fleet:
         self.server = RedisServer(folder / "redis", appendonly=True, appendfsync=fsync)
         self.members = {member.name: member for member in members(app, calls, control, beats, concurrency)}
         self.crashes: list[str] = []
-        self.overdue: list[str] = []  # who did not end within its grace after a SIGTERM
+        self.overdue: list[str] = []  # members that had not ended within `grace` after a SIGTERM
         self._back: tuple[float, Callable[[], Any]] | None = None  # when and how Redis comes back
         self._files: list[IO[bytes]] = []
         self._sizes: deque[tuple[float, int]] = deque(maxlen=400)
@@ -109,7 +109,7 @@ class Fleet:
         )
 
     def supervise(self) -> None:
-        """Starts what does not run, and notes what ended by itself."""
+        """Starts each process that does not run, and notes each crash."""
         now = time.monotonic()
         for member in self.members.values():
             if crash := member.has_ended():
@@ -127,13 +127,13 @@ class Fleet:
             self._sizes.append((now, self._aof().stat().st_size))
 
     def terminate(self, name: str, *, group: bool) -> None:
-        """Asks a member to end, as `docker stop` and systemd do: what has not ended after its grace is killed."""
+        """Sends SIGTERM, as `docker stop` and systemd do, and SIGKILL if the member has not ended after `grace`."""
         if self.members[name].signal(signal.SIGTERM, group=group):
             self.members[name].grace = time.monotonic() + self.grace
 
     @property
     def grace(self) -> float:
-        """Seconds that a member has after a SIGTERM."""
+        """Seconds from SIGTERM to SIGKILL."""
         return self.settings.task_time_limit + GRACE_S
 
     @property
@@ -143,16 +143,16 @@ class Fleet:
 
     @property
     def is_hurt(self) -> bool:
-        """Whether a member, or Redis, is down."""
+        """Whether Redis or a member is down."""
         return not self.is_up or any(member.process is None for member in self.members.values())
 
     def suspend_redis(self, seconds: float) -> None:
-        """Redis answers nobody for that long; its connections stay open."""
+        """Stops Redis from answering for so many seconds; its connections stay open."""
         self.server.suspend()
         self._back = (time.monotonic() + seconds, self.server.resume)
 
     def kill_redis(self, seconds: float) -> None:
-        """Ends Redis as a crash does, for that long; but with appendfsync always, its last second is gone too."""
+        """Kills Redis for so many seconds. Under everysec its last second is lost too, as in a power cut."""
         self.server.kill()
         self._back = (time.monotonic() + seconds, self.server.start)
         if self.fsync != "always":
@@ -165,24 +165,24 @@ class Fleet:
         return max(self.server.directory.rglob("*.aof"), key=lambda path: path.stat().st_mtime)
 
     def control(self, name: str, **body: Any) -> Any:
-        """The stand-in's control plane."""
+        """Sends a command to the stand-in's control plane, or asks it where `body` is empty. Returns the JSON."""
         url = f"{self.url}/_control/{name}"
         answer = requests.post(url, json=body, timeout=10) if body else requests.get(url, timeout=10)
         answer.raise_for_status()
         return answer.json()
 
     def has_said(self, name: str, word: str) -> bool:
-        """Whether a process's output has that word in it."""
+        """Whether the output of a process contains `word`."""
         path = self.folder / f"{name}.log"
         return path.exists() and word in path.read_text(errors="replace")
 
     @property
     def is_ready(self) -> bool:
-        """Whether each worker has come up once."""
+        """Whether each worker has started once."""
         return all(self.has_said(name, "ready.") for name in self.members if not name.startswith("beat"))
 
     def log(self) -> list[dict[str, Any]]:
-        """The fleet's own log, oldest first."""
+        """The JSON log of the fleet, oldest line first."""
         path = self.folder / self.settings.logging.path
         lines = path.read_text(errors="replace").splitlines() if path.exists() else []
         return [json.loads(line) for line in lines]

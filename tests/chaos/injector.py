@@ -1,6 +1,6 @@
-"""What a campaign does to its fleet: one method a kind of fault, `do_<kind>`.
+"""Injects faults into a fleet: one method for each kind of fault, `do_<kind>`.
 
-What a fault leaves undone (a suspended worker, a stalled network) is undone by `pump` when its seconds are over.
+A fault that lasts (a suspended worker, a stalled network) is ended by `pump` when its seconds are over.
 """
 
 from __future__ import annotations
@@ -17,22 +17,24 @@ from celery import Celery
 from resilience.calls.store import DIALER
 from tests.chaos import faults, producers
 from tests.chaos.faults import Fault, Plan
-from tests.chaos.fleet import LOST_BY_POWER_CUT_S, Fleet
+from tests.chaos.fleet import Fleet
 from tests.chaos.producers import Producer, call_id
 
-BLINK_S = 0.2  # between two looks at the append-only file's size, on a busy machine
 Window = tuple[float, float]
 
 
 class Injector:
-    """Injects the faults of a plan. `cuts` are the seconds that power cuts took, `outages` when Redis was away."""
+    """Injects the faults of a plan.
+
+    `outages`: the unix times when Redis was away. `went_back`: whether a power cut took its last second.
+    """
 
     def __init__(self, fleet: Fleet, plan: Plan) -> None:
         self.fleet, self.plan = fleet, plan
         self.random = Random(plan.seed)
         self.app = Celery(broker=fleet.server.url, set_as_current=False)
         self.producers: list[Producer] = []
-        self.cuts: list[Window] = []
+        self.went_back = False
         self.outages: list[Window] = []
         self._undo: list[tuple[float, int, Callable[[], Any]]] = []
         self._enqueued = 0
@@ -41,11 +43,11 @@ class Injector:
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing is left to be undone."""
+        """Whether no injected fault still lasts."""
         return not self._undo
 
     def is_possible(self, fault: Fault) -> bool:
-        """Whether it can be injected now: not while Redis is away and the fault needs it."""
+        """Whether it can be injected now. Some faults need a Redis that answers."""
         return self.fleet.is_up or fault.kind not in ("send_contacts", "repeat_messages", "stall_redis", "kill_redis")
 
     def inject(self, fault: Fault) -> None:
@@ -53,7 +55,7 @@ class Injector:
         getattr(self, f"do_{fault.kind}")(fault)
 
     def pump(self) -> None:
-        """Undoes what is over, and lets the producers go on."""
+        """Ends the faults whose seconds are over, and lets the producers go on."""
         while self._undo and self._undo[0][0] <= time.monotonic():
             heapq.heappop(self._undo)[2]()
         for producer in self.producers:
@@ -63,7 +65,7 @@ class Injector:
         number = int(fault.target)
         self._enqueued = number + 1
         file = producers.write_list(self.fleet.folder, number, self.plan.waves[number])
-        # Two at once with the same file.
+        # Two producers send the same list at once.
         self.producers += [Producer(self.plan.waves[number], file) for _ in range(2)]
 
     def do_repeat_file(self, fault: Fault) -> None:
@@ -90,7 +92,7 @@ class Injector:
     def do_kill_redis(self, fault: Fault) -> None:
         self._away(fault.seconds + 1)
         if self.fleet.fsync != "always":
-            self.cuts.append((time.time() - LOST_BY_POWER_CUT_S - BLINK_S, time.time()))
+            self.went_back = True
         self.fleet.kill_redis(fault.seconds)
 
     def do_stall_redis(self, fault: Fault) -> None:
@@ -120,12 +122,12 @@ class Injector:
         self.publish([{"call_id": call_id(n)} for w in self.plan.waves[: self._enqueued] for n in w])
 
     def do_send_contacts(self, fault: Fault) -> None:
-        # Of the next list as well, so that its producers come second.
+        # Contacts of the next list too, so that its producers find them known.
         near = self.plan.waves[max(0, self._enqueued - 1) : self._enqueued + 1]
         self.publish([{"contact": producers.contact(n), "campaign": producers.CAMPAIGN} for w in near for n in w])
 
     def publish(self, payloads: list[dict[str, Any]]) -> None:
-        """Sends `place_call` with each of these, in any order, past the proxy."""
+        """Sends `place_call` with each of the payloads, in random order, straight to Redis."""
         self.random.shuffle(payloads)
         for kwargs in payloads if self.fleet.is_up else ():
             self.app.send_task("tasks.calls.place_call", kwargs=kwargs, queue="calls")
@@ -136,7 +138,7 @@ class Injector:
         self._later(fault, lambda: (self._out.discard(fault.kind), self.set_weather()))
 
     def set_weather(self) -> None:
-        """Tells the stand-in how ill it is."""
+        """Sets how the stand-in answers, from the weather and the faults that last."""
         control, seed = self.fleet.control, self.random.randrange(1 << 30)
         control("recover", service=DIALER)
         control("mix", service=DIALER, endpoint="dial", weights=faults.DIALS, seed=seed, seconds=self._weather)
@@ -149,7 +151,13 @@ class Injector:
             control("outage", service=DIALER)
 
     def calm(self) -> None:
-        """What stands in the way is lifted; the provider goes on as at first."""
+        """Ends every fault of the provider; it answers as at the start.
+
+        After a power cut each list is sent again, since contacts that were accepted in the lost second are gone.
+        """
+        if self.went_back:
+            lists = {producer.file: producer.contacts for producer in self.producers}
+            self.producers += [Producer(contacts, file) for file, contacts in lists.items()]
         self._out.clear()
         self._weather = faults.WEATHER[0]
         self.set_weather()

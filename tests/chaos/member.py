@@ -1,4 +1,4 @@
-"""One process of a fleet: a worker or a beat, with the processes that it forks."""
+"""One member of a fleet: a worker or a beat, with the processes that it forks."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ QUIET = ("--without-gossip", "--without-mingle", "-l", "INFO")
 
 @dataclass
 class Member:
-    """`asked` says whether its end was asked for; `grace` is when it is killed if it has not ended, 0 for never;
-    `down` since when it does not run. Both in monotonic seconds. One that is `benched` stays down.
+    """A process that is started again when it ends. Moments are monotonic seconds.
+
+    `asked`: its end was requested. `grace`: when it is killed if it has not ended, 0 for never. `down`: since when it
+    does not run. `benched`: it stays down.
     """
 
     name: str
@@ -31,15 +33,15 @@ class Member:
 
     @property
     def pid(self) -> int | None:
-        """The main process, None while it does not run."""
+        """The id of the main process, None while it does not run."""
         return self.process.pid if self.process else None
 
     def started(self, process: subprocess.Popen[bytes]) -> None:
-        """It runs, again."""
+        """Notes that `process` runs now."""
         self.process, self.asked, self.grace, self.starts = process, False, 0.0, self.starts + 1
 
     def signal(self, number: signal.Signals, *, group: bool = True) -> bool:
-        """Signals its whole group or its main process alone. False where it does not run."""
+        """Signals its whole group, or its main process alone. Returns False if it does not run."""
         self.asked |= number in (signal.SIGKILL, signal.SIGTERM)
         if self.process is None:
             return False
@@ -56,7 +58,7 @@ class Member:
                 os.kill(int(children[-1]), signal.SIGKILL)
 
     def has_ended(self) -> str:
-        """How it ended by itself, "" if it runs or its end was asked for. What is left of its group is ended too."""
+        """How it ended by itself, "" if it runs or its end was requested. Kills what is left of its group."""
         if self.process is None or (status := self.process.poll()) is None:
             return ""
         crash = "" if self.asked else f"{self.name} ended by itself with status {status}"
@@ -66,7 +68,7 @@ class Member:
 
 
 def members(app: str, calls: int, control: int, beats: int, concurrency: int) -> list[Member]:
-    """A fleet's. `app` is the module of the Celery app, `concurrency` that of a calls worker."""
+    """The members of a fleet. `app`: the module of the Celery app. `concurrency`: the processes of a calls worker."""
     celery = [sys.executable, "-m", "celery", "-A", app]
 
     def worker(queue: str, number: int, processes: int) -> Member:

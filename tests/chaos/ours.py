@@ -1,4 +1,4 @@
-"""What a trap does with a fleet of ours, and what it sees of it."""
+"""What the traps do with a fleet of the product, and what they observe."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PHONE = "+14155550111"
 
 
 class Ours:
-    """One fleet and the campaign `trap` on it. `until` keeps the fleet supervised."""
+    """One fleet, and the campaign `trap` on it. `until` waits, and keeps the fleet supervised meanwhile."""
 
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
@@ -42,7 +42,7 @@ class Ours:
         self.fleet.control("fault", service="elevenlabs", endpoint="dial", kind=kind, seconds=seconds, count=count)
 
     def dialing(self, contact: str, seconds: float = 0.9) -> None:
-        """Enqueues a contact whose dial takes that long, and waits until its telephone rings."""
+        """Enqueues a contact whose dial takes `seconds`, and waits until its telephone rings."""
         self.fault("slow", seconds)
         self.enqueue(contact)
         self.until(lambda: self.rang(contact), 15, "the telephone to ring")
@@ -53,7 +53,7 @@ class Ours:
 
     @contextmanager
     def benched(self, name: str) -> Iterator[None]:
-        """A member stays down meanwhile."""
+        """Keeps a member down inside the block."""
         member = self.fleet.members[name]
         member.benched = True
         self.kill(name)
@@ -62,7 +62,7 @@ class Ours:
         member.benched = False
 
     def popped(self, contact: str) -> bool:
-        """Enqueues a contact and waits for its message. Whether a worker then took it without recording that."""
+        """Enqueues a contact and waits until its message is published. Returns whether Redis no longer holds it."""
         client, id = self.fleet.redis, f"trap:{contact}"
         self.enqueue(contact)
         self.until(lambda: client.zscore(f"{PREFIX}:backlog", id) is None, 10, "the dispatcher to take the call")
@@ -71,7 +71,7 @@ class Ours:
         return held(client, id) == 0
 
     def send_again(self, contact: str) -> None:
-        """Sends the call's message a few times more."""
+        """Sends the message of the call four times more."""
         with Celery(broker=self.fleet.server.url, set_as_current=False) as app:
             for _ in range(4):
                 app.send_task("tasks.calls.place_call", kwargs={"call_id": f"trap:{contact}"}, queue="calls")
@@ -80,6 +80,6 @@ class Ours:
         return self.store.history(f"trap:{contact}")
 
     def placed_once(self, contact: str, timeout: float = 40) -> None:
-        """The end of every trap: the call is placed and its telephone has rung once."""
+        """Waits until the call is placed, and asserts that its telephone rang once."""
         self.until(lambda: self.fleet.is_up and self.state(contact) == "placed", timeout, f"{contact} to be placed")
         assert self.rang(contact) == 1

@@ -1,4 +1,4 @@
-"""Workers of the plain app on a Redis of their own, and what their broker holds."""
+"""Workers of the plain Celery app on a Redis of their own, and what that Redis holds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support import wait_until
 
 
 def held(client: redis.Redis, *names: str) -> int:
-    """How many messages that name one of these the broker holds, waiting or handed out."""
+    """How many messages with one of these names the broker holds: waiting, or delivered and unacknowledged."""
     texts = [text for queue in ("celery", "calls") for text in client.lrange(queue, 0, -1)]
     texts += [json.dumps(json.loads(text)[0]) for text in client.hvals("unacked")]
     bodies = [base64.b64decode(json.loads(text)["body"]).decode() for text in texts]
@@ -29,17 +29,17 @@ def held(client: redis.Redis, *names: str) -> int:
 
 
 def waits_for_messages(client: redis.Redis) -> bool:
-    """Whether a worker stands in a blocking pop."""
+    """Whether a worker waits in a blocking pop."""
     return any(each["cmd"] == "brpop" and "b" in each["flags"] for each in client.client_list())
 
 
 def blip(client: redis.Redis) -> None:
-    """Every connection is cut; Redis itself stays up."""
+    """Cuts every connection; Redis itself stays up."""
     client.client_kill_filter(_type="normal", skipme=True)
 
 
 class Plain:
-    """Workers of tests/chaos/plain_app.py; `conf` are its settings."""
+    """Workers of tests/chaos/plain_app.py. `conf`: Celery settings."""
 
     def __init__(self, folder: Path, **conf: Any) -> None:
         self.folder, self.notes_file = folder, folder / "notes"
@@ -91,12 +91,12 @@ class Plain:
         self.app.send_task(f"tests.chaos.plain_app.{task}", args=args, **options)
 
     def notes(self, word: str, contact: str) -> list[int]:
-        """The workers that noted this."""
+        """The process ids of the workers that noted `word` for the contact."""
         lines = self.notes_file.read_text().splitlines() if self.notes_file.exists() else []
         return [int(pid) for w, c, pid in map(str.split, lines) if (w, c) == (word, contact)]
 
     def kill(self, worker: subprocess.Popen[bytes]) -> None:
-        """SIGKILL of the worker and the processes it has forked."""
+        """Sends SIGKILL to the worker and the processes that it forked."""
         os.killpg(worker.pid, signal.SIGKILL)
         worker.wait()
 

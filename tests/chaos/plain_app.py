@@ -1,6 +1,6 @@
-"""A plain Celery app, as it is usually written: late acknowledgement, retries, and nothing beside the broker.
+"""A plain Celery app, as it is usually written: late acknowledgement, retries, and no store beside the broker.
 
-It shows what the fleet is built against. What it does stands in the file $NOTES, a line a step: `word contact pid`.
+It shows the losses that the product prevents. It writes each step to the file $NOTES: `word contact pid`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def note(word: str, contact: str) -> None:
 
 @app.task
 def dial(contact: str, seconds: float = 0.0) -> None:
-    """A dial that takes that long."""
+    """A dial that takes `seconds`."""
     note("rang", contact)
     time.sleep(seconds)
     note("done", contact)
@@ -39,7 +39,7 @@ def dial(contact: str, seconds: float = 0.0) -> None:
 
 @app.task(bind=True)
 def retried(self: Any, contact: str, flag: str) -> None:
-    """A dial that fails once the file is there, and asks to be tried again."""
+    """A dial that fails as soon as the file `flag` exists, and asks for a retry."""
     note("tried", contact)
     while not Path(flag).exists():
         time.sleep(0.01)
@@ -48,7 +48,7 @@ def retried(self: Any, contact: str, flag: str) -> None:
 
 @app.task
 def guarded(contact: str, seconds: float) -> None:
-    """A dial behind a lock: whoever does not get it takes the message for a copy and drops it."""
+    """A dial behind a lock. A task that does not get the lock takes its message for a copy, and drops it."""
     with redis.Redis.from_url(os.environ["REDIS_URL"]) as client:
         if not client.set(f"lock:{contact}", 1, nx=True, ex=60):
             note("dropped", contact)

@@ -1,4 +1,4 @@
-"""The shipped config.yml at a small scale of time: a lease of 2.3 s, and look-ups that take 3.5 s."""
+"""The shipped config.yml with short times: a lease of 2.3 s, and look-ups over 3.5 s."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SMALL: dict[str, Any] = {
 
 
 def write(path: Path) -> Path:
-    """Writes the file and returns its path."""
+    """Writes that config.yml to `path`, and returns `path`."""
     path.write_text(yaml.safe_dump(_merged(yaml.safe_load((ROOT / "config.yml").read_text()), SMALL)))
     return path
 

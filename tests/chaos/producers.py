@@ -1,4 +1,4 @@
-"""The lists of a campaign and those who enqueue them: `python -m tasks enqueue FILE`, until it says that it is done."""
+"""The lists of a campaign, and the producers: each runs `python -m tasks enqueue FILE` until it succeeds."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 from tests.chaos.fleet import Fleet
 
 CAMPAIGN = "chaos"
-PATIENCE_S = 20.0  # a producer says what is wrong within seconds; the rest is the start of Python on a busy machine
+PATIENCE_S = 20.0  # an error takes seconds; the rest is for the start of Python on a busy machine
 
 
 def contact(number: int) -> dict[str, str]:
-    """A contact; numbers kept free for fiction, as far as they go."""
+    """A contact. As far as they suffice, phone numbers are from the range reserved for fiction."""
     return {"id": str(number), "phone": f"+1{201 + number // 100}55501{number % 100:02d}"}
 
 
@@ -25,18 +25,18 @@ def call_id(number: int) -> str:
 
 @dataclass
 class Producer:
-    """One who enqueues a file. `acked` are the unix times of the start and the end of the run that was told yes."""
+    """Enqueues one file. `acked`: a run has succeeded. `slowest`: the longest run in seconds."""
 
     contacts: range
     file: Path
-    acked: tuple[float, float] | None = None
+    acked: bool = False
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     slowest: float = 0.0
     faults: list[str] = field(default_factory=list)
 
     def tick(self, fleet: Fleet) -> None:
-        """Starts, looks, and starts again after an error."""
+        """Starts a run, looks at it, and starts another one after an error."""
         if self.acked:
             return
         if self.process is None:
@@ -52,7 +52,7 @@ class Producer:
             self.process.kill()
             self.process.wait()
         elif status == 0:
-            self.acked = (self.started, time.time())
+            self.acked = True
         elif status != 1:
             self.faults.append(f"a producer ended with status {status}")
         self.process = None

@@ -1,8 +1,8 @@
-"""A TCP proxy between the fleet and its Redis, which can cut connections in mid-command, stall, and go on.
+"""A TCP proxy between the fleet and its Redis. It can cut connections in the middle of a command, and stall.
 
 A cut hits every connection that is open at that moment, at its next traffic: `command` lets half of a command through,
-`reply` swallows the answer to a command that was carried out (also the message that a waiting BRPOP popped), `now`
-waits for nothing. What is connected later is not concerned.
+`reply` drops the answer to a command that was carried out (also the message that a waiting BRPOP popped), `now` cuts at
+once. Later connections are not affected.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CHUNK = 1 << 16
 
 
 class _Link:
-    """One connection and how it is to be cut, "" for not at all."""
+    """One connection. `doom`: how it is to be cut, "" for not at all."""
 
     def __init__(self, *ends: asyncio.StreamWriter) -> None:
         self.ends, self.doom = ends, ""
@@ -28,7 +28,7 @@ class _Link:
 
 
 class Proxy:
-    """Listens at `port` and forwards to 127.0.0.1:`target`. Runs in a thread of its own from entry to exit."""
+    """Listens on `port` and forwards to 127.0.0.1:`target`. Runs in a thread of its own from entry to exit."""
 
     def __init__(self, target: int) -> None:
         self.target, self.port = target, 0
@@ -54,14 +54,14 @@ class Proxy:
         self._loop.close()
 
     def stall(self) -> None:
-        """Bytes are taken and kept back until `resume`."""
+        """Accepts bytes, and forwards none until `resume`."""
         self._loop.call_soon_threadsafe(self._flows.clear)
 
     def resume(self) -> None:
         self._loop.call_soon_threadsafe(self._flows.set)
 
     def cut(self, how: str) -> int:
-        """Cuts every open connection, one of `CUTS`. Returns how many there are."""
+        """Cuts every open connection in one of the ways in `CUTS`. Returns how many there are."""
 
         async def doom() -> int:
             links = list(self._links)

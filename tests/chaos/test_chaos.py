@@ -1,4 +1,4 @@
-"""A whole campaign under fire, in its short form. The long one is `python -m tests.chaos --seed N`."""
+"""Whole campaigns of faults, in the short form. The long form is `python -m tests.chaos --seed N`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The state machines of tests/store take every transition of their table, and no other.
 
-Derandomized: the same runs each time, so that what they reach can be asserted. Here, and not beside them, since it
-takes a minute.
+The runs are derandomized, so that what they reach can be asserted. The test is here and not with the state machines
+because it takes a minute.
 """
 
 from __future__ import annotations

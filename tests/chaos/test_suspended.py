@@ -1,4 +1,4 @@
-"""A worker that is suspended past its lease and then goes on, before and after its dial."""
+"""A worker that is suspended past its lease, before or after its dial, and then continues."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ pytestmark = pytest.mark.timeout(180)
 
 
 def suspend(ours: Ours, when: Callable[[], object]) -> None:
-    """Suspends both workers as soon as the condition holds."""
+    """Suspends both workers as soon as `when` returns true."""
     ours.until(when, 15, "the moment to suspend the workers")
     for name in BOTH:
         ours.fleet.members[name].signal(signal.SIGSTOP)
 
 
 def go_on(ours: Ours, contact: str) -> None:
-    """Continues both workers once the lease is over and the call is in doubt."""
+    """Continues both workers when the lease is over and the call is in doubt."""
     ours.until(lambda: ours.state(contact) == "in_doubt", LEASE_S + 10, "the lease to end")
     for name in BOTH:
         ours.fleet.members[name].signal(signal.SIGCONT)
 
 
 def reports(ours: Ours, contact: str) -> list[str]:
-    """What late reports said that changed nothing."""
+    """The reasons in the stale reports of the contact's call."""
     return [
         line.get("reason", "")
         for line in ours.fleet.log()
@@ -40,7 +40,7 @@ def reports(ours: Ours, contact: str) -> list[str]:
 
 
 def test_suspended_before_the_dial_a_worker_does_not_dial_after_its_lease(ours: Ours) -> None:
-    """Where the signal comes between claim and dial is a matter of milliseconds, so it is tried until it does."""
+    """Between claim and dial there are only milliseconds, so this is tried until the signal comes there."""
 
     def sprung(contact: str) -> bool:
         ours.enqueue(contact)

@@ -1,6 +1,6 @@
-"""Traps X1 to X4 of Celery 5.7.0 on Redis, by which messages get lost: sprung on a plain app, then on our fleet.
+"""Traps X1 to X4 of Celery 5.7.0 on Redis, which lose messages: each on a plain app, then on the product's fleet.
 
-What the plain app loses is lost for good: its broker holds no message that names the contact, and nobody runs it.
+What the plain app loses is lost for good: its broker holds no message of the contact, and no worker runs it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(180)
 
 
 def test_x1_plain_loses_a_message_that_was_popped_but_not_recorded(plain: MakePlain) -> None:
-    """Redis answers the blocking pop of a suspended worker; the kill comes before the worker notes what it got."""
+    """Redis answers the blocking pop of a suspended worker, which is killed before it records the message."""
     app = plain()
     worker = app.start()
 
@@ -31,7 +31,7 @@ def test_x1_plain_loses_a_message_that_was_popped_but_not_recorded(plain: MakePl
         app.send("dial", contact)
         if held(app.redis, contact) == 0:
             return True
-        os.killpg(worker.pid, signal.SIGCONT)  # its pop had just timed out
+        os.killpg(worker.pid, signal.SIGCONT)  # its pop had timed out just before
         wait_until(lambda: app.notes("done", contact), what="the message to be worked off")
         return False
 
@@ -55,7 +55,7 @@ def test_x1_ours_sends_the_call_again(ours: Ours) -> None:
 
 
 def test_x2_plain_loses_a_message_that_lies_in_the_socket_while_a_countdown_runs(plain: MakePlain) -> None:
-    """A task whose countdown ends starts while the pop is outstanding; what the pop gets is not read until it ends."""
+    """A countdown ends during a pop: its task starts, and the popped message is not read until the task ends."""
     app = plain()
     worker = app.start()
     app.send("dial", "countdown", 60, countdown=1)

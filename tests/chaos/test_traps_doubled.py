@@ -1,6 +1,6 @@
-"""Traps X5 to X9 of Celery 5.7.0 on Redis, by which messages double or stay away: on a plain app, then on our fleet.
+"""Traps X5 to X9 of Celery 5.7.0 on Redis, which double or delay messages: on a plain app, then on the product's fleet.
 
-What the plain app loses is lost for good: its broker holds no message that names the contact, and nobody runs it.
+What the plain app loses is lost for good: its broker holds no message of the contact, and no worker runs it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def test_x5_ours_rings_once_after_a_blip(ours: Ours) -> None:
 
 
 def test_x6_plain_loses_what_it_cancels_when_the_connection_is_lost(plain: MakePlain) -> None:
-    """worker_cancel_long_running_tasks_on_connection_loss acknowledges what it cancels, with results switched on."""
+    """With a result backend, worker_cancel_long_running_tasks_on_connection_loss acknowledges what it cancels."""
     app = plain(worker_cancel_long_running_tasks_on_connection_loss=True, result_backend=True)
     app.start()
     app.send("dial", "x6", 30)

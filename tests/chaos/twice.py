@@ -1,6 +1,6 @@
 """The product's Celery app, with every message delivered twice: `celery -A tests.chaos.twice worker`.
 
-Each process that publishes sends an exact copy after the message: same id, same countdown.
+Each process sends an exact copy after every message that it publishes: same id, same countdown.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""What came of a campaign, from the stand-in's log and the store alone.
+"""Judges a campaign, from the stand-in's record and the store alone.
 
-With appendfsync everysec a power cut may take the last second of the store with it: a contact that was accepted in that
-second, and is gone, is excused then, and counted. A telephone that rings twice is not.
+With appendfsync everysec a power cut takes the last second of the store with it, and the lists are sent again. Then an
+attempt may be dialed twice where the first dial did not ring, and events may be missing; everything else has to hold.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,19 +25,18 @@ Window = tuple[float, float]
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything a verdict rests on. Times are unix seconds.
+    """Everything that a verdict is based on. Times are unix seconds.
 
-    `acked` are, by call, the runs of producers that were told yes; `cuts` the seconds that power cuts took; `outages`
-    the times when Redis could not be reached. `failures` look-ups, `interval` s apart, have to fail before a call
-    needs review.
+    `acked`: the calls whose producers succeeded. `went_back`: whether power was cut. `outages`: when Redis could not be
+    reached. `failures`: how many look-ups, `interval` seconds apart, have to fail before a call needs review.
     """
 
     calls: Mapping[str, Mapping[str, str]]
-    acked: Mapping[str, Sequence[Window]]
+    acked: Set[str]
     events: Sequence[Mapping[str, str]]
     rang: Sequence[Mapping[str, Any]]
     requests: Sequence[Mapping[str, Any]]
-    cuts: Sequence[Window]
+    went_back: bool
     outages: Sequence[Window]
     failures: int
     interval: float
@@ -46,30 +45,28 @@ class Evidence:
 
 @dataclass
 class Verdict:
-    """`faults` are broken promises; `excused` what appendfsync everysec may lose."""
+    """`faults` are broken promises; `taken_up` lists interrupted attempts: id, seconds, of which Redis was away."""
 
     faults: list[str] = field(default_factory=list)
-    excused: list[str] = field(default_factory=list)
     states: Counter[str] = field(default_factory=Counter)
-    taken_up: list[tuple[str, float, float]] = field(default_factory=list)  # attempt, seconds, of which Redis was away
+    taken_up: list[tuple[str, float, float]] = field(default_factory=list)
 
 
 def judge(evidence: Evidence) -> Verdict:
-    """Every contact, one by one, and how fast interrupted calls were taken up."""
+    """Judges every contact, and how fast interrupted calls were taken up."""
     verdict, rings = Verdict(), Counter(ring["call_id"] for ring in evidence.rang)
     ends = Counter(e["call_id"] for e in evidence.events if e["event"] in TERMINAL_EVENTS)
-    for id, runs in evidence.acked.items():
+    for id in evidence.acked:
         state = evidence.calls.get(id, {}).get("state", "lost")
         verdict.states[state] += 1
         wrong = _wrong(id, state, rings[id], evidence)
-        if not evidence.cuts and ends[id] != 1:
+        if not evidence.went_back and ends[id] != 1:
             wrong.append(f"has {ends[id]} terminal transitions")
-        excused = state == "lost" and all(any(_overlap(run, cut) for cut in evidence.cuts) for run in runs)
-        (verdict.excused if excused else verdict.faults).extend(f"{id} ({state}) {what}" for what in wrong)
-    verdict.faults += [f"{id} was never enqueued" for id in sorted({*rings, *evidence.calls} - set(evidence.acked))]
-    if not evidence.cuts:
+        verdict.faults += [f"{id} ({state}) {what}" for what in wrong]
+    verdict.faults += [f"{id} was never enqueued" for id in sorted({*rings, *evidence.calls} - evidence.acked)]
+    if not evidence.went_back:
         dials = Counter(request["attempt_id"] for request in evidence.requests if request["endpoint"] == "dial")
-        # A request that nobody read has no id.
+        # A request that the stand-in did not read has no id.
         verdict.faults += [f"{id} was dialed {count} times" for id, count in dials.items() if id and count > 1]
     _recovery(verdict, evidence)
     return verdict
@@ -98,7 +95,7 @@ def _wrong(id: str, state: str, rings: int, evidence: Evidence) -> list[str]:
 
 
 def _failed_look_ups(id: str, evidence: Evidence) -> int:
-    """The failed look-ups of a call's last doubt; copies of one message ask at the same time and count once."""
+    """The failed look-ups of a call's last doubt. Copies of a message look up at the same time, and count once."""
     counted, last = (
         0,
         max(int(e["at"]) / 1000 for e in evidence.events if e.get("call_id") == id and e["event"] == "call_in_doubt"),
@@ -125,7 +122,7 @@ def _recovery(verdict: Verdict, evidence: Evidence) -> None:
 
 
 def leftovers(fleet: Fleet) -> list[str]:
-    """What no campaign may leave behind: keys, leases, permits, and counts that do not add up."""
+    """What a campaign must not leave behind: keys, claims, permits, and counts that differ from a recount."""
     client: redis.Redis = fleet.redis
     found = [f"key {key} stays for ever" for key in leaked_keys(client)]
     waiting = [f"{PREFIX}:{name}" for name in ("due", "backlog")]
@@ -139,7 +136,8 @@ def leftovers(fleet: Fleet) -> list[str]:
     calls = [client.hgetall(key) for key in client.scan_iter(f"{PREFIX}:call:*")]
     found += [f"{call['id']} is still claimed" for call in calls if "owner" in call]
     counted = Counter(call["state"] for call in calls)
-    told = Counter({state: int(n) for state, n in client.hgetall(f"{PREFIX}:stats").items() if int(n)})
-    if counted != told:
-        found.append(f"stats say {dict(told)}, a recount {dict(counted)}")
+    numbers = client.hgetall(f"{PREFIX}:stats")  # the number of the last event is in it as well
+    stats = Counter({state.value: int(numbers[state]) for state in State if int(numbers.get(state, 0))})
+    if counted != stats:
+        found.append(f"stats say {dict(stats)}, a recount {dict(counted)}")
     return found

@@ -1,4 +1,4 @@
-"""The stand-in breaks as it was told to, and its ground truth does not depend on what it told the caller."""
+"""The stand-in fails as asked, and its ground truth does not depend on its answers."""
 
 from __future__ import annotations
 
@@ -282,9 +282,9 @@ def test_each_service_words_its_errors_its_own_way(
     answer = get(stand_in, path)
 
     ((name, value),) = shown.items()
-    told = answer.json()[name]
+    shown = answer.json()[name]
     assert (answer.status_code, answer.headers["Retry-After"]) == (429, "2")
-    assert (told if isinstance(value, str) else {key: told[key] for key in value}) == value
+    assert (shown if isinstance(value, str) else {key: shown[key] for key in value}) == value
 
 
 def test_a_script_runs_before_a_standing_fault_and_a_mix_comes_last(stand_in: StandIn) -> None:

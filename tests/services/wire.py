@@ -1,4 +1,4 @@
-"""A server on a real socket that misbehaves exactly as it is told."""
+"""A server on a real socket that misbehaves exactly as its script says."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Script = Callable[["Wire", socket.socket], None]
 
 @dataclass
 class Wire:
-    """A server that runs one script a connection. `over` is set when the test is."""
+    """Runs one script for each connection. `over` is set when the test ends."""
 
     script: Script
     context: ssl.SSLContext | None = None
@@ -41,7 +41,7 @@ class Wire:
 
     def _serve(self, connection: socket.socket) -> None:
         connection.settimeout(10)
-        # The client hangs up when it has seen enough.
+        # The client may hang up early.
         with connection, suppress(OSError):
             if self.context:
                 connection = self.context.wrap_socket(connection, server_side=True)
@@ -49,7 +49,7 @@ class Wire:
                 self.script(self, connection)
 
     def read(self, connection: socket.socket) -> bytes:
-        """One whole request."""
+        """Reads one whole request. Raises OSError if the client hangs up first."""
         got = b""
         while b"\r\n\r\n" not in got or len(got.partition(b"\r\n\r\n")[2]) < _length(got):
             piece = connection.recv(65536)
@@ -74,7 +74,7 @@ def _length(head: bytes) -> int:
 
 
 def sends(*pieces: bytes, pause: float = 0.0, keep: bool = False) -> Script:
-    """Read a request, send the pieces, hang up. `keep`: and so on, for further requests on the same connection."""
+    """Reads a request, sends the pieces, `pause` seconds apart, and hangs up. `keep`: serves further requests first."""
 
     def script(wire: Wire, connection: socket.socket) -> None:
         while True:
@@ -100,7 +100,7 @@ def resets(wire: Wire, connection: socket.socket, *, after: bool = True) -> None
 
 
 def resets_unread(wire: Wire, connection: socket.socket) -> None:
-    # Not before the request is there: a reset within the handshake is a connection that failed.
+    # Waits for the request: a reset during the handshake would be a failed connection.
     connection.recv(1, socket.MSG_PEEK)
     resets(wire, connection, after=False)
 
@@ -113,6 +113,14 @@ def resets_in_the_body(wire: Wire, connection: socket.socket) -> None:
 
 def hangs_up_in_the_handshake(_: Wire, connection: socket.socket) -> None:
     connection.recv(65536)
+
+
+def drips_in_the_handshake(wire: Wire, connection: socket.socket) -> None:
+    connection.recv(65536)
+    connection.sendall(b"\x16\x03\x03\x40\x00\x02")  # a record of 16 KiB, whose first byte is of a ServerHello
+    for _ in range(200):
+        connection.sendall(b"\x00")
+        wire.over.wait(0.05)
 
 
 def drips(head: bytes, piece: bytes) -> Script:

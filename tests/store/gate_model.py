@@ -1,12 +1,15 @@
-"""The circuit breaker as a person would explain it: what the scripts must agree with. Times are whole ms."""
+"""A model of the circuit breaker, written for reading, that the scripts must agree with. Times are whole ms."""
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
-THRESHOLD, RATE, WINDOW = 3, 0.5, 60_000
+THRESHOLD, RUN_AMID, RATE, MINIMUM, WINDOW = 3, 5, 0.5, 8, 60_000
+FIRST, LATER = 0.85, 1.2
 RECOVERY, MAX_RECOVERY, HOLD, MAX_RETRY_AFTER = 30_000, 120_000, 300_000, 900_000
 IDENTICAL, RISE, FALL = 3, 2, 3
+LEASES_KEPT = 10
 
 
 @dataclass
@@ -23,8 +26,8 @@ class GateModel:
     opens: int = 0
     good: int = 0
     lent: dict[str, int] = field(default_factory=dict)
-    told: set[tuple[str, int]] = field(default_factory=set)
-    answers: list[tuple[int, bool]] = field(default_factory=list)
+    reported: set[tuple[str, int]] = field(default_factory=set)
+    answers: list[tuple[int, bool, object]] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
     held_by: str = ""
     bad_since_held: bool = False
@@ -54,19 +57,24 @@ class GateModel:
         if self.state in ("open", "held"):
             self._move("half_open", "breaker_half_open", now)
         if self.state == "half_open":
-            self.lent = {t: end for t, end in self.lent.items() if end > now} | {token: now + lease}
+            # One that ran out may still be reported for a while.
+            kept = {t: end for t, end in self.lent.items() if end > now - LEASES_KEPT * lease}
+            self.lent = kept | {token: now + lease}
         return True
 
     def report(self, token: str, era: int, now: int, outcome: str, **said: object) -> bool:
-        if era != self.era or (token, era) in self.told or (self.state == "half_open" and token not in self.lent):
+        if era != self.era or (token, era) in self.reported or (self.state == "half_open" and token not in self.lent):
             return False
-        self.told.add((token, era))
+        self.reported.add((token, era))
         self.lent.pop(token, None)
         if said.get("hold"):
             self._hold("breaker", None, now)
             return True
+        if said.get("open"):
+            self._open(now, int(said.get("retry_after", 0)))
+            return True
         if self.state == "closed":
-            self._count(outcome, str(said.get("code")), int(said.get("retry_after", 0)), now)
+            self._count(outcome, str(said.get("code")), int(said.get("retry_after", 0)), now, said.get("source"))
         elif outcome == "failure":
             self._open(now, int(said.get("retry_after", 0)))
         elif outcome != "ignored":
@@ -116,7 +124,7 @@ class GateModel:
         if long and before == self.state == "half_open" and not lent and not waiting:
             self._close(now)  # nobody waits to be the probe
 
-    def _count(self, outcome: str, code: str, retry_after: int, now: int) -> None:
+    def _count(self, outcome: str, code: str, retry_after: int, now: int, source: object) -> None:
         if outcome == "refused":
             self.refusals.append(code)
             if self.refusals[-IDENTICAL:] == [code] * IDENTICAL:
@@ -125,12 +133,28 @@ class GateModel:
             return
         if outcome == "success":
             self.refusals = []
-        self.answers.append((now, outcome == "failure"))
+        self.answers.append((now, outcome == "failure", source))
         # The window moves on by tenths of itself.
         tenth = WINDOW // 10
-        recent = [failed for at, failed in self.answers if at // tenth > now // tenth - 10]
-        if sum(recent) >= THRESHOLD and sum(recent) >= RATE * len(recent):
+        recent = [failed for at, failed, _ in self.answers if at // tenth > now // tenth - 10]
+        if self._long_run(now, recent) or self._is_sick(recent, RATE) or self._sick_sample():
             self._open(now, retry_after)
+
+    def _long_run(self, now: int, recent: list[bool]) -> bool:
+        run = list(itertools.takewhile(lambda answer: answer[1], reversed(self.answers)))
+        sources = {source for _, _, source in run}
+        slow = bool(run) and now - run[-1][0] >= (THRESHOLD - 1) * WINDOW // RUN_AMID
+        lonely = all(recent) and len(run) >= THRESHOLD and (slow or (len(sources) == 1 and None not in sources))
+        return len(run) >= RUN_AMID or lonely
+
+    def _sick_sample(self) -> bool:
+        samples, rest = divmod(len(self.answers), MINIMUM)
+        sample = [failed for _, failed, _ in self.answers[-MINIMUM:]]
+        return rest == 0 and self._is_sick(sample, RATE * (FIRST if samples == 1 else LATER))
+
+    def _is_sick(self, answers: list[bool], rate: float) -> bool:
+        failures = sum(answers)
+        return len(answers) >= MINIMUM and failures >= THRESHOLD and failures >= rate * len(answers)
 
     def _open(self, now: int, retry_after: int) -> None:
         self.opens += 1
@@ -154,7 +178,9 @@ def policy(permits: int, enough: int) -> dict[str, float]:
     """The same rules as the scripts take them."""
     return {
         "failure_threshold": THRESHOLD,
+        "run_amid_successes": RUN_AMID,
         "failure_rate": RATE,
+        "minimum_calls": MINIMUM,
         "window": WINDOW,
         "recovery": RECOVERY,
         "max_recovery": MAX_RECOVERY,

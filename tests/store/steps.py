@@ -19,9 +19,11 @@ OK = Report(Outcome.SUCCESS)
 SICK = Report(Outcome.FAILURE, code="http_503", reason="503")
 
 PLACED = Verdict(State.PLACED, OK, conversation_id="conv_1")
-RETRY = Verdict(State.RETRYING, SICK, delay=5, reason="503", category="transient", code="http_503")
+RETRY = Verdict(State.RETRYING, SICK, delay=5, reason="503", category="transient", code="http_503", service_fault=True)
 FAILED = Verdict(State.FAILED, Report(Outcome.REFUSED, code="bad_number"), reason="bad number", category="permanent")
-DOUBT = Verdict(State.IN_DOUBT, SICK, delay=20, reason="no answer", category="transient", code="timeout")
+DOUBT = Verdict(
+    State.IN_DOUBT, SICK, delay=20, reason="no answer", category="transient", code="timeout", service_fault=True
+)
 THROTTLED = Verdict(State.DEFERRED, Report(Outcome.ALIVE, reason="429", pause=7), used=False, category="throttled")
 HELD = Verdict(State.DEFERRED, Report(Outcome.IGNORED, hold="the key is dead"), used=False, category="permanent")
 HANDED_BACK = Verdict(State.QUEUED, Report(Outcome.IGNORED), dialed=False, used=False, reason="too late")
@@ -57,7 +59,8 @@ def contact(id: str = "1", **fields: Any) -> Contact:
 
 
 def add(store: CallStore, *ids: str, now: float = T0) -> list[str]:
-    """Enqueues contacts with these ids. Returns the calls' ids."""
+    """Enqueues contacts with these ids, in a store that is known to be new. Returns the calls' ids."""
+    store.remember(False)
     store.enqueue([contact(id) for id in ids], "spring", now=now)
     return [f"spring:{id}" for id in ids]
 
@@ -93,7 +96,7 @@ def send(gate: CircuitBreaker, report: Report, now: float, times: int = 1) -> Pe
 
 def trip(gate: CircuitBreaker, now: float = T0) -> None:
     """Opens a closed gate by failures."""
-    send(gate, SICK, now, times=4)
+    send(gate, SICK, now, times=gate.policy["run_amid_successes"])
     assert look(gate, now)["state"] == "open"
 
 

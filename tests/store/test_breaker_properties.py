@@ -1,4 +1,4 @@
-"""Any order of requests, reports, checks, words by hand and time: the gate does what its model does."""
+"""Any order of requests, reports, checks, commands by hand and time: the gate does what its model does."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ START = 1_800_000_000_000
 JUMPS = st.sampled_from([0, 1, 999, 5_999, 6_000, 29_999, 30_000, 43_000, 54_000, 60_000, 120_000, 300_000])
 REPORTS = st.sampled_from(
     [
-        *[(Report(Outcome.FAILURE, reason="503"), {})] * 6,
+        *[(Report(Outcome.FAILURE, reason="503"), {})] * 4,
+        *[(Report(Outcome.FAILURE, source="one"), {"source": "one"})] * 3,
+        (Report(Outcome.FAILURE, source="two"), {"source": "two"}),
         *[(Report(Outcome.SUCCESS), {})] * 4,
         (Report(Outcome.FAILURE, retry_after=100), {"retry_after": 100_000}),
         (Report(Outcome.ALIVE), {}),
@@ -32,6 +34,7 @@ REPORTS = st.sampled_from(
         *[(Report(Outcome.REFUSED, code="bad_number"), {"code": "bad_number"})] * 3,
         (Report(Outcome.REFUSED, code="other"), {"code": "other"}),
         (Report(Outcome.IGNORED, hold="dead key"), {"hold": "dead key"}),
+        (Report(Outcome.FAILURE, open="403"), {"open": "403"}),
     ]
 )
 _prefixes = itertools.count()
@@ -107,16 +110,16 @@ class Gate(RuleBasedStateMachine):
     def check(self, good: bool, times: int) -> None:
         for _ in range(times):
             self.model.health(good, self.now)
-            told = self.gate.health(good, rise=RISE, fall=FALL, now=self.seconds)
-            assert (told["health"] == "down") == self.model.down
+            answer = self.gate.health(good, rise=RISE, fall=FALL, now=self.seconds)
+            assert (answer["health"] == "down") == self.model.down
 
     @rule(action=st.sampled_from(["open", "close", "hold", "release"]), wait=st.sampled_from([None, 10_000, 600_000]))
-    def word(self, action: str, wait: int | None) -> None:
+    def by_hand(self, action: str, wait: int | None) -> None:
         changed = self.model.control(action, self.now, wait)
 
-        told = self.gate.control(action, by="ada", wait=None if wait is None else wait / 1000, now=self.seconds)
+        answer = self.gate.control(action, by="ada", wait=None if wait is None else wait / 1000, now=self.seconds)
 
-        assert told == changed
+        assert answer == changed
 
     @rule(jump=JUMPS)
     def later(self, jump: int) -> None:

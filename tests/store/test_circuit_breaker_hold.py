@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import redis
 
 from resilience.circuit_breaker import CircuitBreaker, Outcome, Report, report_of
 from resilience.errors import CircuitOpen, PermanentError, Scope
+from resilience.store.scripts import FOLDER
 from tests.store.steps import LEASE, OK, SICK, T0, gate_events, look, send, token, trip
 from tests.support import dump
 
 DEAD_KEY = Report(Outcome.IGNORED, hold="the key is dead")
+FIREWALL = PermanentError("ElevenLabs answered 403", service="elevenlabs", code="http_403", named=False)
 
 
 def refused(code: str) -> Report:
@@ -32,7 +36,7 @@ def check(gate: CircuitBreaker, *results: bool, now: float) -> None:
         gate.health(good, rise=2, fall=3, reason=None if good else "503", now=now)
 
 
-def test_the_service_s_own_word_that_all_would_fail_holds_the_gate(client: redis.Redis, gate: CircuitBreaker) -> None:
+def test_an_answer_that_every_contact_would_get_holds_the_gate(client: redis.Redis, gate: CircuitBreaker) -> None:
     send(gate, DEAD_KEY, T0)
 
     seen = look(gate)
@@ -40,6 +44,56 @@ def test_the_service_s_own_word_that_all_would_fail_holds_the_gate(client: redis
     before = dump(client)
     assert wait(gate, T0 + 1e6) is None
     assert dump(client) == before
+
+
+def test_a_permanent_error_without_a_name_opens_the_gate_at_once(gate: CircuitBreaker) -> None:
+    """One page of a firewall held the whole fleet until a person came, because health was never bad."""
+    send(gate, report_of(FIREWALL, default_pause=5), T0)
+
+    seen = look(gate)
+    assert (seen["state"], seen["reason"], seen["by"]) == ("open", "ElevenLabs answered 403", "breaker")
+    assert wait(gate, T0) == 30
+
+
+@pytest.mark.parametrize(("answer", "state"), [(None, "closed"), (FIREWALL, "open")])
+def test_a_probe_finds_out_what_it_was(gate: CircuitBreaker, answer: PermanentError | None, state: str) -> None:
+    send(gate, report_of(FIREWALL, default_pause=5), T0)
+
+    gate.report(gate.admit(token(), LEASE, now=T0 + 30), report_of(answer, default_pause=5), now=T0 + 31)
+
+    assert look(gate, T0 + 31)["state"] == state
+    assert answer is None or wait(gate, T0 + 31) == 60
+
+
+def test_a_permanent_error_with_a_name_holds_the_gate() -> None:
+    dead_key = PermanentError("the key is dead", service="elevenlabs", code="invalid_api_key")
+
+    assert report_of(dead_key, default_pause=5).hold == "the key is dead"
+
+
+IS_WELL = "return gate_is_well(gate_load(a.service)) and 1 or 0"
+
+
+def is_well(gate: CircuitBreaker) -> bool:
+    shared = [(FOLDER / "shared" / f"{part}.lua").read_text("utf-8") for part in ("base", "gate")]
+    args = json.dumps({"service": gate.service, "now": T0 * 1000})
+    return bool(gate.scripts.client.eval("\n".join([*shared, IS_WELL]), 1, gate.scripts.prefix, args))
+
+
+def test_a_service_is_well_while_its_gate_is_closed_and_its_health_not_down(gate: CircuitBreaker) -> None:
+    assert is_well(gate)
+
+    trip(gate)
+    assert not is_well(gate)
+    probe = gate.admit(token(), LEASE, now=T0 + 30)
+    assert not is_well(gate)
+    gate.report(probe, OK, now=T0 + 31)
+    assert is_well(gate)
+
+    check(gate, False, False, False, now=T0 + 40)
+    gate.control("close", by="ada", now=T0 + 40)
+    assert look(gate, T0 + 40)["state"] == "closed"
+    assert not is_well(gate)
 
 
 def test_a_hold_by_hand_ends_by_itself_where_it_was_given_an_end(gate: CircuitBreaker) -> None:
@@ -124,7 +178,7 @@ def test_the_longest_pause_counts_up_to_a_cap(gate: CircuitBreaker) -> None:
     assert gate_events(gate) == ["service_throttled"]
 
 
-def test_a_probe_that_is_told_to_slow_down_closes_the_gate_and_pauses_it(gate: CircuitBreaker) -> None:
+def test_a_throttled_probe_closes_the_gate_and_pauses_it(gate: CircuitBreaker) -> None:
     trip(gate)
 
     gate.report(gate.admit(token(), LEASE, now=T0 + 30), throttled(7), now=T0 + 31)
@@ -160,13 +214,13 @@ def test_closing_by_hand_ends_a_pause(gate: CircuitBreaker) -> None:
 
 
 @pytest.mark.parametrize("action", ["close", "release"])
-def test_a_word_that_fits_no_state_changes_nothing(client: redis.Redis, gate: CircuitBreaker, action: str) -> None:
+def test_a_command_that_fits_no_state_changes_nothing(client: redis.Redis, gate: CircuitBreaker, action: str) -> None:
     assert not gate.control(action, by="ada", now=T0)
 
     assert dump(client) == {}
 
 
-def test_a_report_from_before_a_word_by_hand_changes_nothing(client: redis.Redis, gate: CircuitBreaker) -> None:
+def test_a_report_from_before_a_hold_by_hand_changes_nothing(client: redis.Redis, gate: CircuitBreaker) -> None:
     under_way = gate.admit(token(), LEASE, now=T0)
     gate.control("hold", by="ada", now=T0)
     before = dump(client)

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 import pytest
 import redis
+from celery.exceptions import SoftTimeLimitExceeded
 
 from resilience import healthcheck
 from resilience.calls.store import DIALER, CallStore
 from resilience.circuit_breaker import CircuitBreaker
 from resilience.config.settings import Settings
 from resilience.errors import PermanentError, ServiceError, ThrottledError, TransientError
+from tasks.health import InTime
 from tests.store.steps import HELD as DIAL_WITH_A_DEAD_KEY
 from tests.store.steps import T0, add, attempt, contact, gate_events, look, refused, trip
 from tests.support import dump
@@ -35,11 +37,11 @@ class ScriptedProbe:
 
 
 def check(gate: CircuitBreaker, settings: Settings, *answers: ServiceError | None) -> list[str]:
-    """The words of these checks."""
+    """What these checks return."""
     probe = ScriptedProbe(list(answers))
-    told = [healthcheck.check(DIALER, probe, gate, settings.services[DIALER]) for _ in answers]
+    results = [healthcheck.check(DIALER, probe, gate, settings.services[DIALER]) for _ in answers]
     assert probe.path == settings.services[DIALER].health.path
-    return told
+    return results
 
 
 def test_a_service_is_down_after_fall_bad_checks_and_up_after_rise_good_ones(
@@ -89,21 +91,39 @@ def test_a_dead_key_holds_the_gate_until_checks_with_the_mended_key_recover(
     assert set(store.dispatch(9, now=T0 + 2).place) <= {first, second}
 
 
-def test_anything_but_a_service_s_error_is_a_bug_and_changes_nothing(
-    client: redis.Redis, gate: CircuitBreaker, settings: Settings
+def test_a_check_that_raises_anything_else_is_a_bad_one_and_raises_it_again(
+    gate: CircuitBreaker, settings: Settings
 ) -> None:
+    """It counted for nothing, so a gate whose every check was cut off stayed as it was."""
+
     class Broken:
         def health(self, path: str) -> None:
             raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError):
-        healthcheck.check(DIALER, Broken(), gate, settings.services[DIALER])
+    for _ in range(settings.services[DIALER].health.fall):
+        with pytest.raises(ZeroDivisionError):
+            healthcheck.check(DIALER, Broken(), gate, settings.services[DIALER])
 
-    assert dump(client) == {}
+    seen = look(gate)
+    assert (seen["health"], seen["state"]) == ("down", "open")
+    assert seen["health_reason"] == "unexpected ZeroDivisionError in the health check"
+
+
+def test_a_check_that_its_task_cuts_off_is_a_bad_one(gate: CircuitBreaker, settings: Settings) -> None:
+    class Dripping:
+        def health(self, path: str) -> None:
+            raise SoftTimeLimitExceeded
+
+    probe = InTime(DIALER, Dripping())
+
+    answers = [healthcheck.check(DIALER, probe, gate, settings.services[DIALER]) for _ in range(3)]
+
+    assert answers == ["unknown", "unknown", "down"]
+    assert look(gate)["health_reason"] == "the health check took longer than the task's time limit"
 
 
 def test_where_no_call_waits_to_be_the_probe_health_closes_the_gate(gate: CircuitBreaker, settings: Settings) -> None:
-    """An outage that ended with an empty queue was told as one that goes on, every four hours."""
+    """An outage that ended with an empty queue was reported as still going on, every four hours."""
     check(gate, settings, DOWN, DOWN, DOWN, None, None)
     assert look(gate)["state"] == "half_open"
 

@@ -58,14 +58,14 @@ def temporary(tmp_path: Path) -> Path:
     return folder
 
 
-def test_every_step_is_observed_and_the_readme_shows_it(tenth: Config, temporary: Path) -> None:
+def test_every_step_is_observed_and_its_page_shows_it(tenth: Config, temporary: Path) -> None:
     with demo(tenth(), temporary) as process:
         printed, errors = process.communicate(timeout=100)
 
     assert (process.returncode, errors) == (0, "")
     assert "11 placed, 1 failed, 0 lost, 0 dialed twice" in printed
     assert left_behind(temporary) == []
-    shown = re.search(r"\$ make demo\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    shown = re.search(r"\$ make demo\n(.*?)```", (ROOT / "docs/demo.md").read_text(), re.DOTALL)
     assert shown
     assert shape(shown[1]) == shape(printed)
 

@@ -16,7 +16,7 @@ from honcho.environ import parse, parse_procfile
 import celeryconfig
 from tests.support import ROOT, wait_until
 
-KEEP = ROOT / "bin" / "keep"
+KEEP = ROOT / "deploy" / "keep"
 
 
 @pytest.fixture

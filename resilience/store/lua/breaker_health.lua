@@ -4,8 +4,8 @@
 -- Returns {health: up | down | unknown, changed: 1 | 0, state}.
 -- Invariant: `fall` bad checks in a row mean down and open the gate; `rise` good ones in a row mean up and make an
 -- open gate half open at once. A gate held because of the service's own answer is released by `rise` good checks
--- that follow a bad one; a gate held by a person is not. Where no call waits to be the probe, as many good ones again
--- close a half-open gate.
+-- that follow a bad one; a gate held by hand is not. Where no call waits to be the probe, 2 x `rise` good checks
+-- in a row close a half-open gate.
 local g = gate_load(a.service)
 local good = a.good == 1 and num(g.h_good) + 1 or 0
 local bad = a.good == 1 and 0 or num(g.h_bad) + 1

@@ -2,7 +2,7 @@
 -- Reads the gates of several services. Writes nothing.
 -- ARGV a: services {name: policy}
 -- Returns {name: {state, gen, retry_after (ms), reason, by, since, health, health_reason, paused, deferred}}.
--- Invariant: what it says of a gate is what gate_admit would do now.
+-- Invariant: `retry_after` is the wait that gate_admit would answer now.
 local views = {}
 for service, policy in pairs(a.services) do
   local g = gate_load(service)

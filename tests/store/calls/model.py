@@ -33,6 +33,8 @@ class Call:
     absent: int = 0
     errors: int = 0
     over_at: int = 0
+    probe: bool = False
+    lost_owner: str | None = None
 
 
 @dataclass
@@ -41,6 +43,7 @@ class CallsModel:
 
     gate: GateModel
     calls: dict[str, Call] = field(default_factory=dict)
+    looked_at: int = 0
 
     def enqueue(self, id: str, now: int) -> bool:
         if id in self.calls:
@@ -64,6 +67,7 @@ class CallsModel:
             return "deferred"
         self._to(call, "dialing", now + LEASE)
         call.owner, call.era, call.not_before = owner, self.gate.era, 0
+        call.probe, call.lost_owner = False, None
         call.attempts, call.dials = call.attempts + 1, call.dials + 1
         return "go"
 
@@ -73,10 +77,21 @@ class CallsModel:
             return "stale"
         if call.finished == owner:
             return "repeated"
+        if call.lost_owner == owner and call.state not in OVER and to == "placed":
+            call.finished, call.lost_owner = owner, None
+            self._end(call, to, now)
+            return "done"
         if call.state != "dialing" or call.owner != owner:
             return "stale"
-        self.gate.report(owner, call.era, now, **report)
+        well = self.is_well()
+        self.gate.report(owner, call.era, now, source=id, **report)
         call.finished, call.owner = owner, None
+        if how.pop("service_fault", False) and not well:
+            if to == "in_doubt":
+                call.probe = True
+            else:
+                to, how["used"] = "deferred", False
+                self.calls[id] = self.calls.pop(id)
         call.attempts -= not how.get("used", True)
         call.dials -= not how.get("dialed", True)
         if to == "retrying":
@@ -98,12 +113,13 @@ class CallsModel:
             return "stale"
         call.looks += 1
         call.absent += result == "absent"
-        call.errors += result == "error"
+        call.errors += result == "error" and self.is_well()
         if result == "found":
             self._end(call, "placed", now)
-        elif call.absent == POLLS and call.attempts >= ATTEMPTS:
+        elif call.absent == POLLS and call.attempts - call.probe >= ATTEMPTS:
             self._end(call, "failed", now)
         elif call.absent == POLLS:
+            call.attempts, call.probe = call.attempts - call.probe, False
             call.not_before = now + RETRY_DELAY
             self._to(call, "retrying", call.not_before)
         elif call.absent + call.errors == LOOKS_IN_ALL:
@@ -132,20 +148,28 @@ class CallsModel:
     def take_due(self, now: int) -> list[str]:
         """The first part of a tick. Returns the calls to look up."""
         look_up = []
-        for id, call in self.calls.items():
-            if call.due is None or call.due > now:
-                continue
+        due = sorted((call.due, id) for id, call in self.calls.items() if call.due is not None and call.due <= now)
+        for id in (id for _, id in due):
+            call = self.calls[id]
             if call.state in ("queued", "retrying"):
                 call.in_line, call.due = True, now + BACKLOG_CHECK
             elif call.state == "deferred":
                 call.due = now + BACKLOG_CHECK
             else:
                 if call.state == "dialing":
+                    call.probe = not self.is_well()
+                    self.gate.report(str(call.owner), call.era, now, "failure", source=id)
                     self._doubt(call, 0)
-                    call.owner, call.not_before = None, 0
-                call.due = now + 2 * LEASE
-                look_up.append(id)
+                    call.owner, call.lost_owner, call.not_before = None, call.owner, 0
+                may = self.is_well() or self.looked_at + BETWEEN_LOOKS <= now
+                call.due = now + (2 * LEASE if may else BETWEEN_LOOKS)
+                if may:
+                    look_up.append(id)
+                    self.looked_at = self.looked_at if self.is_well() else now
         return look_up
+
+    def is_well(self) -> bool:
+        return self.gate.state == "closed" and not self.gate.down
 
     def released(self, ids: list[str], now: int) -> None:
         """The store says that a tick let these go; the gate must have allowed it."""
@@ -154,9 +178,8 @@ class CallsModel:
             self._to(self.calls[id], "queued", now + BACKLOG_CHECK)
 
     def feed(self, room: int, now: int) -> list[str]:
-        """The last part of a tick: the calls to place, the oldest first."""
-        line = sorted((call.created, id) for id, call in self.calls.items() if call.in_line)
-        place = [id for _, id in line[: max(0, room)]]
+        """The last part of a tick: the calls to place, in the order in which they came in."""
+        place = [id for id, call in self.calls.items() if call.in_line][: max(0, room)]
         for id in place:
             self.calls[id].in_line, self.calls[id].due = False, now + REPUBLISH
         return place

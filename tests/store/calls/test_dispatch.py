@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Sequence
 
 import pytest
@@ -33,8 +34,8 @@ def released(store: CallStore, seconds: Sequence[float]) -> list[int]:
     return [len(store.dispatch(1000, now=T0 + second).place) for second in seconds]
 
 
-def test_the_oldest_go_first_and_no_more_than_there_is_room_for(store: CallStore) -> None:
-    for n in (3, 1, 2):
+def test_the_first_in_line_go_first_and_no_more_than_there_is_room_for(store: CallStore) -> None:
+    for n in (1, 2, 3):
         add(store, str(n), now=T0 + n)
 
     assert store.dispatch(2, now=T0 + 9).place == ["spring:1", "spring:2"]
@@ -42,6 +43,36 @@ def test_the_oldest_go_first_and_no_more_than_there_is_room_for(store: CallStore
     assert store.dispatch(-5, now=T0 + 9).place == ()
     assert store.dispatch(2, now=T0 + 9).place == ["spring:3"]
     assert store.dispatch(2, now=T0 + 9).place == ()
+
+
+SHUFFLED = [str(n) for n in random.Random(7).sample(range(900), 900)]
+
+
+def test_a_list_is_called_in_the_order_of_its_lines(store: CallStore) -> None:
+    calls = add(store, *SHUFFLED)
+    later = add(store, "z", "a", now=T0 - 3600)  # the clock was set back
+
+    assert store.dispatch(1000, now=T0).place == calls + later
+
+
+def test_what_is_deferred_or_retried_keeps_its_place_in_line(store: CallStore, gate: CircuitBreaker) -> None:
+    calls = deferred(store, gate, *SHUFFLED[:7])
+    for id in reversed(calls[:3]):
+        gate.control("close", by="ada", now=T0 + 31)
+        store.command(id, "cancel", now=T0 + 31)
+        store.command(id, "retry", now=T0 + 31)
+
+    placed = [id for n in range(9) for id in store.dispatch(1000, now=T0 + 31 + n).place]
+
+    assert placed == calls
+
+
+def test_a_call_of_an_older_version_goes_before_the_new_ones(client: redis.Redis, store: CallStore) -> None:
+    old, new = add(store, "2", now=T0 - 60), add(store, "1")
+    client.hdel(f"{{lineman}}:call:{old[0]}", "seq")
+    client.delete("{lineman}:backlog")
+
+    assert store.dispatch(9, now=T0 + BACKLOG_CHECK).place == old + new
 
 
 def test_a_lost_message_is_published_again(store: CallStore) -> None:
@@ -92,13 +123,13 @@ def test_a_lost_look_up_is_handed_out_again(store: CallStore) -> None:
 
 
 def test_a_full_batch_says_that_there_is_more(store: CallStore) -> None:
-    for id in add(store, *"12345"):
+    for id in add(store, *"123"):
         claim(store, id)
 
-    works = [store.dispatch(0, batch=2, now=T0 + LEASE) for _ in range(3)]
+    works = [store.dispatch(0, batch=1, now=T0 + LEASE) for _ in range(4)]
 
-    assert [work.more for work in works] == [True, True, False]
-    assert sorted(id for work in works for id in work.look_up) == [f"spring:{n}" for n in range(1, 6)]
+    assert [work.more for work in works] == [True, True, True, False]
+    assert sorted(id for work in works for id in work.look_up) == [f"spring:{n}" for n in range(1, 4)]
 
 
 def test_nothing_to_do_changes_no_call(client: redis.Redis, store: CallStore) -> None:
@@ -274,16 +305,48 @@ def test_a_gate_s_view_says_when_the_next_call_may_go(store: CallStore, gate: Ci
     assert (seen["retry_after"], seen["deferred"]) == (18_000, 1)
 
 
+def test_a_slot_that_a_clock_set_back_made_longer_than_its_length_is_free(
+    client: redis.Redis, scripts: Scripts
+) -> None:
+    assert scripts.take_slot("dispatch", 60)
+    client.pexpire(scripts.key("slot", "dispatch"), 3_600_000)
+
+    assert scripts.take_slot("dispatch", 60)
+
+    assert not scripts.take_slot("dispatch", 60)
+    assert 0 < client.pttl(scripts.key("slot", "dispatch")) <= 60_000
+
+
+OURS = json.dumps({"body": "W10=", "headers": {"task": "tasks.calls.place_call", "id": "1"}})
+
+
+def adopt(scripts: Scripts, most: int = 100) -> int:
+    strays = {"from": "celery", "to": "calls", "task": "tasks.calls.place_call", "most": most, "kept": 60_000}
+    return int(scripts.run("adopt_strays", strays))
+
+
 def test_a_call_sent_without_a_queue_is_adopted_and_somebody_else_s_message_is_not(
     client: redis.Redis, scripts: Scripts
 ) -> None:
-    ours = json.dumps({"body": "W10=", "headers": {"task": "tasks.calls.place_call", "id": "1"}})
-    theirs = [json.dumps({"body": "W10=", "headers": {"task": "shop.send_invoice"}}), "no JSON", "[]", '{"headers": 7}']
-    client.lpush("celery", theirs[0], ours, *theirs[1:])
-    strays = {"from": "celery", "to": "calls", "task": "tasks.calls.place_call", "most": 100}
+    mentions = json.dumps({"body": "tasks.calls.place_call", "headers": {"task": "shop.send_invoice"}})
+    theirs = [mentions, "no JSON: tasks.calls.place_call", "[]", '{"headers": 7}']
+    client.lpush("celery", theirs[0], OURS, *theirs[1:])
 
-    moved = [scripts.run("adopt_strays", strays), scripts.run("adopt_strays", strays)]
+    moved = [adopt(scripts), adopt(scripts)]
 
     assert moved == [1, 0]
-    assert client.lrange("calls", 0, -1) == [ours]
+    assert client.lrange("calls", 0, -1) == [OURS]
+    assert client.lrange("celery", 0, -1) == theirs[::-1]
+
+
+def test_messages_that_stay_hide_no_call_behind_them(client: redis.Redis, scripts: Scripts) -> None:
+    theirs = [json.dumps({"headers": {"task": "shop.send_invoice", "id": n}}) for n in range(350)]
+    client.lpush("celery", *theirs[:250], OURS, *theirs[250:], OURS + " ")
+
+    moved = [adopt(scripts) for _ in range(4)]
+    client.lpush("celery", OURS + "  ")
+    again = [adopt(scripts) for _ in range(4)]
+
+    assert (moved, again) == ([0, 0, 1, 1], [0, 0, 0, 1])
+    assert client.lrange("calls", 0, -1) == [OURS + "  ", OURS + " ", OURS]
     assert client.lrange("celery", 0, -1) == theirs[::-1]

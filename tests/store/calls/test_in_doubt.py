@@ -7,9 +7,11 @@ from dataclasses import replace
 import pytest
 import redis
 
+from resilience.calls.call import Verdict
 from resilience.calls.store import CallStore
+from resilience.circuit_breaker import CircuitBreaker, Outcome, Report
 from tests.store import steps
-from tests.store.steps import T0, add, attempt, claim
+from tests.store.steps import T0, add, attempt, claim, refused
 from tests.support import dump
 
 
@@ -140,14 +142,135 @@ def test_a_look_up_of_an_earlier_doubt_that_comes_late_does_not_count(
     assert looked_up(store, doubtful, "absent", "absent", at=T0 + 300) == "in_doubt"
 
 
-def test_a_worker_that_comes_back_after_its_call_was_taken_up_is_stale(store: CallStore) -> None:
+@pytest.mark.parametrize("verdict", [steps.RETRY, steps.FAILED, steps.DOUBT, steps.HELD])
+def test_a_worker_that_comes_back_after_its_call_was_taken_up_is_stale(store: CallStore, verdict: Verdict) -> None:
     [id] = add(store, "1")
     lost = claim(store, id)
     store.dispatch(9, now=T0 + steps.LEASE)
 
-    assert store.finish(lost, steps.PLACED, now=T0 + 50).answer == "stale"
+    assert store.finish(lost, verdict, now=T0 + 50).answer == "stale"
 
     assert store.resolve(id, 0, "found", ["conv_1"], now=T0 + 51).state == "placed"
+
+
+def test_a_late_report_that_the_attempt_was_placed_ends_its_own_doubt(store: CallStore) -> None:
+    """It was stale, its conversation's id was thrown away, and where the provider's list lagged the call rang again."""
+    [id] = add(store, "1")
+    lost = claim(store, id)
+    store.dispatch(9, now=T0 + steps.LEASE)
+
+    late = store.finish(lost, steps.PLACED, now=T0 + steps.LEASE + 1)
+
+    assert (late.answer, late.state) == ("done", "placed")
+    assert store.get(id)["conversation_id"] == "conv_1"
+    assert store.finish(lost, steps.PLACED, now=T0 + 50).answer == "repeated"
+    assert store.resolve(id, 0, "absent", now=T0 + 51).answer == "stale"
+
+
+def test_a_late_report_ends_the_doubt_also_when_the_look_ups_have_found_nothing(store: CallStore) -> None:
+    [id] = add(store, "1")
+    lost = claim(store, id)
+    store.dispatch(9, now=T0 + steps.LEASE)
+    for look in range(3):
+        store.resolve(id, look, "absent", now=T0 + 60 + 60 * look)
+    assert store.get(id)["state"] == "retrying"
+
+    assert store.finish(lost, steps.PLACED, now=T0 + 181).state == "placed"
+
+    assert refused(store, id, T0 + 300).answer == "duplicate"
+
+
+def test_a_late_report_of_a_call_that_is_over_is_kept_for_the_operator(store: CallStore) -> None:
+    [id] = add(store, "1")
+    lost = claim(store, id)
+    store.dispatch(9, now=T0 + steps.LEASE)
+    for look in range(15):
+        store.resolve(id, look, "error", now=T0 + 60 + 60 * look)
+    assert store.get(id)["state"] == "needs_review"
+
+    assert store.finish(lost, steps.PLACED, now=T0 + 1000).answer == "stale"
+
+    assert store.get(id)["state"] == "needs_review"
+    assert store.get(id)["conversation_id"] == "conv_1"
+    assert store.history(id)[-1]["event"] == "call_rang_late"
+    store.command(id, "retry", now=T0 + 1001)
+    assert claim(store, id, T0 + 1001).must_look
+
+
+def test_a_late_report_of_an_attempt_that_another_followed_changes_nothing(store: CallStore) -> None:
+    [id] = add(store, "1")
+    lost = claim(store, id)
+    store.dispatch(9, now=T0 + steps.LEASE)
+    for look in range(3):
+        store.resolve(id, look, "absent", now=T0 + 60 + 60 * look)
+    claim(store, id, T0 + 300)
+
+    assert store.finish(lost, steps.PLACED, now=T0 + 301).answer == "stale"
+
+    assert store.get(id)["state"] == "dialing"
+
+
+def test_an_attempt_whose_lease_ran_out_is_a_failure_of_the_service_once(
+    store: CallStore, gate: CircuitBreaker
+) -> None:
+    lost = [claim(store, id) for id in add(store, *(str(n) for n in range(12)))]
+    store.dispatch(0, now=T0 + steps.LEASE)
+    assert steps.look(gate, T0 + steps.LEASE)["state"] == "open"
+    opened = steps.look(gate, T0 + steps.LEASE)["gen"]
+
+    for late in lost:
+        store.finish(late, steps.RETRY, now=T0 + 50)
+    store.dispatch(0, now=T0 + 50)
+
+    assert steps.look(gate, T0 + 50)["gen"] == opened
+
+
+def test_look_ups_that_fail_while_the_service_is_sick_use_up_nothing(
+    store: CallStore, gate: CircuitBreaker, doubtful: str
+) -> None:
+    """In eight hours of time-outs every call in doubt ended as needs_review."""
+    gate.control("open", by="ada", now=T0 + 1)
+
+    for look in range(100):
+        store.resolve(doubtful, look, "error", now=T0 + 60 + 60 * look)
+
+    assert store.get(doubtful)["state"] == "in_doubt"
+    assert store.get(doubtful)["errors"] == "0"
+
+
+def test_while_the_service_is_sick_one_look_up_an_interval_goes_out_for_all(
+    store: CallStore, gate: CircuitBreaker
+) -> None:
+    for id in add(store, *(str(n) for n in range(20))):
+        claim(store, id)
+    gate.control("open", by="ada", now=T0 + 1)
+
+    handed = [id for second in range(43, 643) for id in store.dispatch(0, now=T0 + second).look_up]
+
+    assert 9 <= len(handed) <= 11
+
+
+def test_a_look_up_that_is_refused_for_good_is_reported_to_the_gate(
+    store: CallStore, gate: CircuitBreaker, doubtful: str
+) -> None:
+    refusal = Report(Outcome.IGNORED, hold="the key may not list conversations")
+
+    store.resolve(doubtful, 0, "error", report=refusal, now=T0 + 20)
+
+    assert steps.look(gate, T0 + 20)["state"] == "held"
+    assert store.get(doubtful)["errors"] == "0"
+
+
+def test_a_doubt_that_began_as_a_probe_gives_its_attempt_back(store: CallStore, gate: CircuitBreaker) -> None:
+    [id] = add(store, "1")
+    steps.trip(gate)
+    attempt(store, id, steps.DOUBT, T0 + 60)
+    gate.control("close", by="ada", now=T0 + 61)
+
+    for look in range(3):
+        store.resolve(id, look, "absent", now=T0 + 100 + 60 * look)
+
+    assert (store.get(id)["state"], store.get(id)["attempts"]) == ("retrying", "0")
 
 
 def test_a_person_s_retry_of_a_call_that_was_in_doubt_looks_first(store: CallStore, doubtful: str) -> None:

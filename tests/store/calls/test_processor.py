@@ -161,17 +161,17 @@ def test_a_dead_key_holds_the_gate_and_burns_no_list(
     assert look(gate)["state"] == "held"
 
 
-def test_four_failures_in_a_row_spare_the_rest_of_the_list(
+def test_a_run_of_failures_defers_the_rest_of_the_list(
     store: CallStore, processor: CallProcessor, dialer: ScriptedDialer, gate: CircuitBreaker
 ) -> None:
-    dialer.dials = [BUSY] * 4
+    dialer.dials = [BUSY] * 12
     ids = add(store, *(str(n) for n in range(20)))
 
     states = [processor.process(id).state for id in ids]
 
-    assert states == ["retrying"] * 4 + ["deferred"] * 16
+    assert states == ["retrying"] * 12 + ["deferred"] * 8
     assert look(gate)["state"] == "open"
-    assert len(dialer.dialed) == 4
+    assert len(dialer.dialed) == 12
 
 
 def test_a_retry_looks_first_and_adopts_a_call_that_had_rung(
@@ -244,7 +244,7 @@ def test_an_error_nobody_named_is_in_doubt_and_never_dialed_again(
     assert len(dialer.dialed) == 1
 
 
-def test_a_worker_that_was_overtaken_reports_to_nobody(store: CallStore, settings: Settings) -> None:
+def test_a_worker_that_was_overtaken_ends_its_own_doubt(store: CallStore, settings: Settings) -> None:
     class Overtaken(ScriptedDialer):
         def dial(self, **_: object) -> str:
             deadline = int(store.get("spring:1")["updated"]) / 1000 + LEASE
@@ -255,7 +255,8 @@ def test_a_worker_that_was_overtaken_reports_to_nobody(store: CallStore, setting
 
     result = CallProcessor(store, Overtaken(), settings).process(id)
 
-    assert (result.state, result.retry_in) == ("in_doubt", None)
+    assert (result.state, result.retry_in) == ("placed", None)
+    assert store.get(id)["conversation_id"] == "conv_1"
 
 
 def test_a_finish_whose_first_answer_got_lost_still_comes_back_after_its_delay(

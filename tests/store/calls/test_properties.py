@@ -32,9 +32,9 @@ JUMPS = st.sampled_from([0, 1, 1_000, 5_000, 20_000, 30_000, 43_000, 60_000, 86_
 SICK, FINE = {"outcome": "failure"}, {"outcome": "success"}
 VERDICTS: list[tuple[Verdict, dict[str, object], dict[str, object]]] = [
     (steps.PLACED, FINE, {}),
-    (steps.RETRY, SICK, {}),
-    (steps.RETRY, SICK, {}),
-    (steps.DOUBT, SICK, {}),
+    (steps.RETRY, SICK, {"service_fault": True}),
+    (steps.RETRY, SICK, {"service_fault": True}),
+    (steps.DOUBT, SICK, {"service_fault": True}),
     (steps.FAILED, {"outcome": "refused", "code": "bad_number"}, {}),
     (steps.THROTTLED, {"outcome": "alive", "pause": 7_000}, {"used": False}),
     (steps.HELD, {"outcome": "ignored", "hold": "dead"}, {"used": False}),
@@ -43,6 +43,8 @@ VERDICTS: list[tuple[Verdict, dict[str, object], dict[str, object]]] = [
 ]
 POLICY = {
     "failure_threshold": gate_model.THRESHOLD,
+    "run_amid_successes": gate_model.RUN_AMID,
+    "minimum_calls": gate_model.MINIMUM,
     "max_recovery_timeout": gate_model.MAX_RECOVERY / 1000,
     "half_open_calls": 1,
     "identical_refusals": gate_model.IDENTICAL,
@@ -50,6 +52,7 @@ POLICY = {
 SETTINGS = make_settings(
     {
         "circuit_breaker": POLICY,
+        "release": {"rate": 50, "max_rate": 50},  # the ramp has tests of its own
         "retry": {"initial_delay": 5, "backoff_factor": 2, "max_attempts": 3, "max_delay": 60, "jitter": 0},
     },
     calls={
@@ -68,6 +71,8 @@ TABLE = BY_HAND | {
     *((state, "deferred") for state in ("queued", "retrying")),
     *(("dialing", state) for state in ("placed", "retrying", "failed", "in_doubt", "deferred", "queued")),
     ("deferred", "queued"),
+    # A late report of the last attempt's owner.
+    *((state, "placed") for state in ("retrying", "queued", "deferred")),
     *(("in_doubt", state) for state in ("placed", "retrying", "failed", "needs_review")),
 }
 
@@ -82,6 +87,7 @@ class Calls(RuleBasedStateMachine):
     def start(self) -> None:
         scripts = Scripts(self.client, f"{{lineman}}:{next(_prefixes)}")
         self.store = CallStore(scripts, SETTINGS)
+        self.store.remember(False)
         self.gate = CircuitBreaker(scripts, DIALER, self.store._policy)
         self.model = CallsModel(GateModel(permits=1, enough=1))
         self.now, self.generation = START, 0

@@ -84,8 +84,8 @@ def test_the_breaker_costs_one_round_trip_a_step(gate: CircuitBreaker) -> None:
         permit = gate.admit("one", LEASE, now=T0)
     with costing(1):
         gate.report(permit, OK, now=T0)
-    with costing(8):
-        steps.send(gate, steps.SICK, T0, times=4)
+    with costing(24):
+        steps.send(gate, steps.SICK, T0, times=12)
     with costing(1), pytest.raises(CircuitOpen):
         gate.admit("two", LEASE, now=T0)
 

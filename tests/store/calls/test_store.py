@@ -83,10 +83,12 @@ def test_what_stands_before_a_bad_contact_is_enqueued(store: CallStore) -> None:
 def test_a_campaign_s_name_that_would_make_ids_ambiguous_is_refused(
     client: redis.Redis, store: CallStore, name: str
 ) -> None:
+    before = dump(client)
+
     with pytest.raises(InvalidContact, match="campaign"):
         store.enqueue([contact()], name, now=T0)
 
-    assert dump(client) == {}
+    assert dump(client) == before
 
 
 def test_a_claim_carries_the_contact_as_it_was_given(store: CallStore) -> None:
@@ -369,10 +371,10 @@ def test_stats_equal_a_recount(store: CallStore, finished: Callable[[str], str],
     for state in TERMINAL:
         finished(state)
     ids = add(store, *"12345")
-    for id, verdict in zip(ids, [steps.RETRY, steps.DOUBT, steps.THROTTLED, steps.HANDED_BACK], strict=False):
-        attempt(store, id, verdict, T0 + 100)
-        gate.control("close", by="ada", now=T0 + 100)
-    claim(store, ids[4], T0 + 100)
+    for n, verdict in enumerate([steps.RETRY, steps.DOUBT, steps.THROTTLED, steps.HANDED_BACK], 1):
+        attempt(store, ids[n - 1], verdict, T0 + 100 * n)
+        gate.control("close", by="ada", now=T0 + 100 * n)
+    claim(store, ids[4], T0 + 500)
 
     assert store.stats() == recount(store)
     assert sum(store.stats().values()) == 9
@@ -411,24 +413,87 @@ def test_the_history_tells_each_step_and_the_stream_each_transition(client: redi
     assert "+49" not in json.dumps(streamed)
 
 
-@pytest.mark.parametrize("setting", [("maxmemory", "1"), ("min-replicas-to-write", "1")])
-def test_a_redis_that_takes_no_writes_is_out_of_reach_and_nothing_is_half_done(
-    real_redis: redis.Redis, setting: tuple[str, str]
-) -> None:
+def test_a_redis_that_takes_no_writes_is_out_of_reach_and_nothing_is_half_done(real_redis: redis.Redis) -> None:
     """Redis 6.2 wraps its refusal in a script's error, and a task that fails for good has lost its contact."""
     store = CallStore(Scripts(real_redis), make_settings())
     [id] = add(store, "1")
     begun = claim(store, id)
     before = dump(real_redis)
 
-    real_redis.config_set(*setting)
+    real_redis.config_set("min-replicas-to-write", "1")
     try:
         with pytest.raises(StoreUnavailable):
             store.finish(begun, steps.RETRY, now=T0)
         with pytest.raises(StoreUnavailable):
             store.dispatch(9, now=T0 + 100)
     finally:
-        real_redis.config_set(setting[0], "0")
+        real_redis.config_set("min-replicas-to-write", "0")
 
     assert dump(real_redis) == before
     assert store.finish(begun, steps.PLACED, now=T0).answer == "done"
+
+
+def test_a_probe_that_fails_for_the_service_s_sake_costs_its_contact_nothing(
+    store: CallStore, gate: CircuitBreaker
+) -> None:
+    """Each timed probe of a long outage used up an attempt: 25 of 60 contacts ended failed after eight hours of 503."""
+    first, second = add(store, "1", "2")
+    steps.trip(gate)
+
+    probe = attempt(store, first, steps.RETRY, T0 + 60)
+
+    assert (probe.state, probe.attempts) == ("deferred", 0)
+    refused(store, second, T0 + 61)
+    store.dispatch(9, now=T0 + 600)
+    released = [id for id in (first, second) if store.get(id)["state"] == "queued"]
+    assert released == [second]  # the next probe is another contact
+
+
+def test_a_failure_while_health_is_known_to_be_down_costs_nothing(store: CallStore, gate: CircuitBreaker) -> None:
+    [id] = add(store, "1")
+    dialing = claim(store, id)
+    for _ in range(3):
+        gate.health(False, rise=2, fall=3, reason="503", now=T0 + 1)
+
+    assert store.finish(dialing, replace(steps.RETRY, to=State.FAILED), now=T0 + 2).state == "deferred"
+    assert store.get(id)["attempts"] == "0"
+
+
+def test_with_the_gate_closed_each_failure_uses_an_attempt(store: CallStore) -> None:
+    [id] = add(store, "1")
+
+    assert attempt(store, id, steps.RETRY).attempts == 1
+    assert attempt(store, id, steps.RETRY, T0 + 60).attempts == 2
+
+
+def test_the_recovery_ramp_bounds_the_backlog_too(store: CallStore, gate: CircuitBreaker) -> None:
+    """It slowed deferred calls alone: 100 calls of the backlog were handed out in the first second at rate 1."""
+    ids = add(store, *(str(n) for n in range(100)))
+    steps.trip(gate)
+    gate.control("close", by="ada", now=T0 + 10)
+
+    begun: dict[int, int] = Counter()
+    for second in range(8):
+        for tick in (0.0, 0.5):
+            now = T0 + 10 + second + tick
+            for id in store.dispatch(1000, now=now).place:
+                if isinstance(store.begin(id, steps.token(), now=now), Claim):
+                    begun[second] += 1
+
+    assert begun[0] <= 1
+    assert begun[1] <= 3
+    assert begun[2] <= 6
+    assert sum(begun.values()) == len(ids)
+
+
+def test_the_recovery_ramp_bounds_retries_and_messages_of_other_services(
+    store: CallStore, gate: CircuitBreaker
+) -> None:
+    ids = add(store, *(str(n) for n in range(10)))
+    steps.trip(gate)
+    gate.control("close", by="ada", now=T0 + 10)
+
+    aside = [refused(store, id, T0 + 11) for id in ids]
+
+    assert {(answer.state, answer.attempts) for answer in aside} == {("deferred", 0)}
+    assert isinstance(store.begin("spring:99", steps.token(), contact=contact("99"), early_ok=True, now=T0 + 11), Claim)

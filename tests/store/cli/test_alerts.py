@@ -1,20 +1,29 @@
-"""`alerts` on the command line: a test on every channel, what fires and who was told, and silences."""
+"""`alerts` on the command line: a test on every channel, what fires and where it was sent, and silences."""
 
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import product
+from typing import Any
 
 import pytest
 import redis
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from demo.stand_in import StandIn
+from resilience.alerts.alert import Alert
+from resilience.alerts.incident import Group, Incident, Notice
+from resilience.alerts.kinds import Kind
+from resilience.alerts.text import render
 from resilience.config.settings import load
 from resilience.store.scripts import Scripts
 from tasks import runtime
-from tasks.__main__ import app
-from tasks.alerts import carry, collect
+from tasks.cli.app import app
 from tests.store.steps import FAILED, T0, add, attempt, trip
 from tests.support import ROOT, leaked_keys
 
@@ -54,33 +63,48 @@ def run(rt: runtime.Runtime) -> Run:
 
 
 def deliver(rt: runtime.Runtime, now: float) -> None:
-    for id, channel in collect(rt, now=now):
-        carry(rt, id, channel, now=now)
+    rt.collector.collect(now=now)
+    for id, channel in rt.sender.take_due(now=now):
+        rt.sender.deliver(id, channel, now=now)
+
+
+def test_every_command_that_an_alert_names_exists() -> None:
+    group = Incident("elevenlabs", Kind.CALL_FAILED, 1, 1, 1, new=Group(1, 1, (("spring:1", ""),)), total=1)
+    many = replace(group, new=replace(group.new, count=9))
+    for kind, notice, held in product(Kind, Notice, (False, True)):
+        for incident in (replace(group, kind=kind, held=held), replace(many, kind=kind, ended=2)):
+            text = render(Alert("a", 2, ((notice, incident),), ("email",))).text
+            named = [text.rpartition("Run: python -m tasks ")[2], *re.findall("`(calls [a-z]+)`", text)]
+            for words in map(shlex.split, named):
+                at: Any = get_command(app)
+                while hasattr(at, "commands"):
+                    at = at.commands[words.pop(0)]
+                assert at.callback
 
 
 class TestTest:
     def test_it_goes_the_way_of_every_alert_and_leaves_nothing_to_do(
         self, real_redis: redis.Redis, run: Run, provider: StandIn
     ) -> None:
-        told = run("test").stdout.splitlines()
+        printed = run("test").stdout.splitlines()
 
-        assert told == ["telegram: accepted the test message", "webhook: accepted the test message"]
+        assert printed == ["telegram: accepted the test message", "webhook: accepted the test message"]
         assert [alert.subject for alert in provider.alerts.webhooks] == ["[Lineman] test: alerts arrive here"]
         assert not real_redis.exists("{lineman}:alerts:due")
         assert leaked_keys(real_redis) == []
 
-    def test_a_failure_is_printed_and_neither_repeated_nor_told_to_the_others(
+    def test_a_failure_is_printed_and_neither_repeated_nor_reported_by_the_others(
         self, real_redis: redis.Redis, run: Run, rt: runtime.Runtime, provider: StandIn
     ) -> None:
         provider.fault("telegram", "send_message", "internal_error", count=1)
 
-        told = run("test", status=1).stdout.splitlines()
+        printed = run("test", status=1).stdout.splitlines()
 
-        assert told[0].startswith("telegram: failed: Telegram answered 500")
-        assert told[1] == "webhook: accepted the test message"
+        assert printed[0].startswith("telegram: failed: Telegram answered 500")
+        assert printed[1] == "webhook: accepted the test message"
         assert not real_redis.exists("{lineman}:alerts:due", "{lineman}:events")
 
-    def test_a_channel_that_works_again_is_no_longer_spared(
+    def test_a_channel_that_works_again_is_on_again(
         self, real_redis: redis.Redis, run: Run, rt: runtime.Runtime, provider: StandIn
     ) -> None:
         provider.fault("telegram", "send_message", "refused", count=1)
@@ -112,11 +136,11 @@ class TestList:
         printed = run("list").stdout
         [row] = json.loads(run("list", "--json").stdout)
 
-        assert "elevenlabs  service_down  critical  2027-01-15 08:00:00  firing  4 of 4 requests failed" in printed
+        assert "elevenlabs  service_down  critical  2027-01-15 08:00:00  firing  12 requests in a row failed" in printed
         assert "+4915112345678" not in printed
         assert row["since"] == "2027-01-15T08:00:00.000Z"
         [sent] = row["sent"]
-        assert (sent["said"], sent["at"]) == ("first", "2027-01-15T08:00:00.000Z")
+        assert (sent["notice"], sent["at"]) == ("opened", "2027-01-15T08:00:00.000Z")
         outcomes = {name: (c["outcome"], c["attempts"]) for name, c in sent["channels"].items()}
         assert outcomes == {"telegram": ("to be retried", 1), "webhook": ("sent", 1)}
         assert "503" in sent["channels"]["telegram"]["reason"]

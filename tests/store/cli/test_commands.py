@@ -24,7 +24,7 @@ from resilience.circuit_breaker import Outcome, Report
 from resilience.config.settings import load
 from resilience.store.scripts import Scripts
 from tasks import runtime
-from tasks.__main__ import app
+from tasks.cli.app import app
 from tests.store.steps import DOUBT, FAILED, PLACED, RETRY, T0, attempt, claim
 from tests.support import ROOT, wait_until
 
@@ -71,6 +71,7 @@ def run(install: Install) -> Run:
 
 def add(store: CallStore, *ids: str, campaign: str = "spring") -> list[str]:
     """Enqueues contacts with numbers of their own. Returns the calls' ids."""
+    store.remember(False)
     store.enqueue([Contact(id, f"+49151123{n:05}") for n, id in enumerate(ids)], campaign, now=T0)
     return [f"{campaign}:{id}" for id in ids]
 

@@ -1,7 +1,10 @@
-"""A dispatcher that hands out nothing is told from the calls workers, without beat and without the control queue."""
+"""A silent dispatcher is reported by the calls workers, without beat and without the control queue."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +23,7 @@ from resilience.store.connection import connect
 from resilience.store.scripts import Scripts
 from tasks import runtime
 from tasks.celery import app as tasks_app
-from tasks.worker.watchdog import Watchdog, look, watch
+from tasks.worker.watchdog import Rounds, Watchdog, look, watch
 from tests.support import ROOT, wait_until
 
 SLOT = "{lineman}:slot:watchdog"
@@ -38,63 +41,127 @@ def rt(scripts: Scripts, provider: StandIn) -> runtime.Runtime:
     return runtime.build(load(str(ROOT / "config.yml"), environment), scripts)
 
 
-def told(provider: StandIn) -> list[str]:
+def sent(provider: StandIn) -> list[str]:
     return [alert.subject.removeprefix("[Lineman] ").partition(" since ")[0] for alert in provider.alerts.webhooks]
 
 
-def look_at(rt: runtime.Runtime, began: float) -> int:
-    rt.scripts.client.delete(SLOT)
-    return look(rt, began)
+class Clock:
+    """A process's monotonic clock, in seconds."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
-def test_a_dispatcher_that_ticks_is_not_worth_a_word(rt: runtime.Runtime, provider: StandIn) -> None:
+class Worker:
+    """A calls worker whose watchdog looks when the test says so."""
+
+    def __init__(self, rt: runtime.Runtime) -> None:
+        self.rt, self.clock = rt, Clock()
+        self.rounds = Rounds(self.clock)
+        self.look()
+
+    def look(self, later: float = 0.0) -> int:
+        """Looks after so many seconds. Returns how many alerts it sent."""
+        self.clock.now += later
+        self.rt.scripts.client.delete(SLOT)
+        return look(self.rt, self.rounds)
+
+
+@pytest.fixture
+def worker(rt: runtime.Runtime) -> Worker:
+    return Worker(rt)
+
+
+def test_a_dispatcher_that_goes_on_is_no_incident(rt: runtime.Runtime, worker: Worker, provider: StandIn) -> None:
+    for n in range(30):
+        rt.store.dispatch(1, now=rt.outbox.clock() + n)
+        assert worker.look(later=10) == 0
+
+    assert sent(provider) == []
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_only_the_workers_own_clock_decides_what_silence_is(rt: runtime.Runtime, provider: StandIn, hours: int) -> None:
+    """The dispatcher's mark is a time of Redis's clock, which may be an hour off: a worker compared it with its own."""
+    rt.store.dispatch(1, now=rt.outbox.clock() + hours * 3600)
+    worker = Worker(rt)
+
+    early, late = worker.look(later=50), worker.look(later=10)
+
+    assert (early, late) == (0, 1)
+    assert sent(provider) == ["dispatcher silent"]
+
+
+def test_a_worker_that_has_just_started_waits_for_the_first_round(worker: Worker, provider: StandIn) -> None:
+    assert worker.look(later=59) == 0
+    assert sent(provider) == []
+    assert worker.look(later=1) == 1
+
+
+def test_a_worker_that_was_suspended_takes_its_own_absence_for_no_silence(
+    rt: runtime.Runtime, worker: Worker, provider: StandIn
+) -> None:
     rt.store.dispatch(1)
 
-    assert look_at(rt, began=rt.outbox.clock() - 3600) == 0
-    assert told(provider) == []
+    assert worker.look(later=7200) == 0
+    assert sent(provider) == []
 
 
-def test_a_worker_that_has_just_started_waits_for_the_first_tick(rt: runtime.Runtime, provider: StandIn) -> None:
-    assert look_at(rt, began=rt.outbox.clock() - 50) == 0
-    assert told(provider) == []
-
-
-def test_silence_is_told_once_by_the_channels_directly_and_so_is_its_end(
+def test_silence_is_sent_once_by_the_channels_directly_and_so_is_its_end(
     rt: runtime.Runtime, provider: StandIn
 ) -> None:
-    now = rt.outbox.clock()
-    rt.store.dispatch(1, now=now - 70)
+    rt.store.dispatch(1, now=rt.outbox.clock() - 70)
+    worker, another = Worker(rt), Worker(rt)
 
-    sent = [look_at(rt, began=now - 3600) for _ in range(3)]
+    counts = [worker.look(later=70), worker.look(later=10), another.look(later=10)]
     rt.store.dispatch(1)
-    look_at(rt, began=now - 3600)
+    worker.look(later=10)
     assert rt.collector.collect(now=rt.outbox.clock()) == 1
 
-    assert sent == [1, 0, 0]
-    assert told(provider) == ["dispatcher silent"]
+    assert counts == [1, 0, 0]
+    assert sent(provider) == ["dispatcher silent"]
     [(id, channel)] = rt.outbox.take_due(now=rt.outbox.clock() + 1, again=60)
     delivery = rt.outbox.claim(id, channel, "me", lease=60)
     assert delivery
-    assert delivery.alert.said[0][0] == "resolved"
+    assert delivery.alert.notices[0][0] == "resolved"
     rt.outbox.sent(delivery)
 
 
-def test_while_it_is_silent_the_other_alerts_are_told_from_here_as_well(rt: runtime.Runtime, provider: StandIn) -> None:
+def test_a_mark_that_expires_is_no_round(rt: runtime.Runtime, provider: StandIn) -> None:
+    rt.store.dispatch(1)
+    worker = Worker(rt)
+    rt.scripts.client.delete("{lineman}:dispatched")
+
+    counts = [worker.look(later=50), worker.look(later=10), worker.look(later=10)]
+
+    assert counts == [0, 1, 0]
+    assert sent(provider) == ["dispatcher silent"]
+
+
+def test_while_it_is_silent_the_other_alerts_are_sent_from_here_as_well(
+    rt: runtime.Runtime, worker: Worker, provider: StandIn
+) -> None:
     rt.breakers["elevenlabs"].control("open", by="ada")
 
-    assert look_at(rt, began=rt.outbox.clock() - 61) == 2
+    assert worker.look(later=61) == 2
 
-    assert sorted(told(provider)) == ["dispatcher silent", "elevenlabs down"]
+    assert sorted(sent(provider)) == ["dispatcher silent", "elevenlabs down"]
 
 
 def test_one_worker_of_the_fleet_looks_at_a_time(rt: runtime.Runtime, provider: StandIn) -> None:
-    began = rt.outbox.clock() - 61
+    workers = [Worker(rt) for _ in range(8)]
+    rt.scripts.client.delete(SLOT)
+    for worker in workers:
+        worker.clock.now += 61
 
     with ThreadPoolExecutor(8) as pool:
-        sent = list(pool.map(lambda _: look(rt, began), range(8)))
+        counts = list(pool.map(lambda worker: look(rt, worker.rounds), workers))
 
-    assert sum(sent) == 1
-    assert told(provider) == ["dispatcher silent"]
+    assert sum(counts) == 1
+    assert sent(provider) == ["dispatcher silent"]
 
 
 @pytest.fixture
@@ -112,7 +179,7 @@ def test_the_thread_looks_until_it_is_stopped(installed: runtime.Runtime, provid
     thread = threading.Thread(target=watch, args=(stopped, 0.02, 0.1))
     thread.start()
     try:
-        wait_until(lambda: told(provider), what="the alert")
+        wait_until(lambda: sent(provider), what="the alert")
     finally:
         stopped.set()
         thread.join(5)
@@ -130,8 +197,8 @@ def test_only_workers_that_take_calls_have_it(queues: list[str], has: bool) -> N
     assert Watchdog in tasks_app.steps["worker"]
 
 
-def test_a_redis_out_of_reach_is_told_from_memory_and_so_is_its_return(tmp_path: Path, provider: StandIn) -> None:
-    """Neither an event nor an outbox can be had without it; nobody was told of it before."""
+def test_a_redis_out_of_reach_is_reported_from_memory_and_so_is_its_return(tmp_path: Path, provider: StandIn) -> None:
+    """Without Redis there is neither an event nor an outbox."""
     environment = {"ELEVEN_API_KEY": "key", "WEBHOOK_URL": f"{provider.url}/webhook"}
     settings = load(str(ROOT / "config.yml"), environment)
     with RedisServer(tmp_path / "redis") as server:
@@ -141,12 +208,41 @@ def test_a_redis_out_of_reach_is_told_from_memory_and_so_is_its_return(tmp_path:
         server.stop()
         thread.start()
         try:
-            wait_until(lambda: told(provider) == ["Redis out of reach"], what="the alert")
+            wait_until(lambda: sent(provider) == ["Redis out of reach"], what="the alert")
             server.start()
-            wait_until(lambda: len(told(provider)) > 1, what="the end")
+            wait_until(lambda: len(sent(provider)) > 1, what="the end")
         finally:
             stopped.set()
             thread.join(5)
             runtime.install(None)
 
-    assert told(provider)[1].startswith("resolved: Redis answers again")
+    assert sent(provider)[1].startswith("resolved: Redis answers again")
+
+
+FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+WATCH = """
+import threading
+from tasks.worker.watchdog import watch
+watch(threading.Event(), 0.05, 0.5)
+"""
+
+
+@pytest.mark.skipif(FAKETIME is None, reason="needs libfaketime (apt-get install libfaketime)")
+@pytest.mark.parametrize("hours", ["-1", "+1"])
+def test_a_process_on_a_host_an_hour_off_notices_a_silent_dispatcher(
+    real_redis: redis.Redis, redis_server: RedisServer, provider: StandIn, tmp_path: Path, hours: str
+) -> None:
+    config = tmp_path / "config.yml"
+    config.write_text((ROOT / "config.yml").read_text().replace("interval: 1 ", "interval: 0.1 "))
+    real_redis.set("{lineman}:dispatched", 1, ex=60)
+    environment = os.environ | {
+        "ELEVEN_API_KEY": "key", "WEBHOOK_URL": f"{provider.url}/webhook", "REDIS_URL": redis_server.url,
+        "CONFIG_FILE": str(config), "LD_PRELOAD": str(FAKETIME), "FAKETIME": f"{hours}h",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }  # fmt: skip
+    with subprocess.Popen([sys.executable, "-c", WATCH], cwd=ROOT, env=environment) as process:
+        try:
+            wait_until(lambda: sent(provider) == ["dispatcher silent"], what="the alert", timeout=20)
+            wait_until(lambda: not real_redis.exists("{lineman}:alerts:due"), what="the end of the delivery")
+        finally:
+            process.kill()

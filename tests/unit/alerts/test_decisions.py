@@ -1,4 +1,4 @@
-"""What is said of an incident, and when: `decide` as a table, and events as they lead to words."""
+"""Which notices an incident calls for, and when: `decide` as a table, and events with the notices they lead to."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from resilience.alerts.alert import Alert, Situation, go_round
-from resilience.alerts.decisions import State, apply, decide
-from resilience.alerts.incidents import Group, Incident, Kind, Word, load
+from resilience.alerts.alert import Alert
+from resilience.alerts.decisions import Situation, decide, decide_alerts
+from resilience.alerts.incident import Group, Incident, Notice, load
+from resilience.alerts.incidents import State, apply
+from resilience.alerts.kinds import Kind
 from resilience.config.settings import Alerts
 
 RULES = Alerts()
@@ -60,215 +62,287 @@ def calls(**fields: Any) -> Incident:
     return replace(start, **fields)
 
 
-TOLD = {"told": NOW - 1, "word": Word.FIRST}
+NOTIFIED = {"notified_at": NOW - 1, "notice": Notice.OPENED}
 ENDED = {"ended": NOW}
 
 
 @pytest.mark.parametrize(
-    ("incident", "word"),
+    ("incident", "notice"),
     [
-        (calls(), Word.FIRST),
-        (calls(**TOLD), Word.NOTHING),
-        (calls(told=NOW - GROUP, word=Word.FIRST), Word.MORE),
-        (calls(told=NOW - GROUP, word=Word.FIRST, new=Group()), Word.NOTHING),
-        (calls(told=NOW - REPEAT, word=Word.MORE, new=Group()), Word.NOTHING),
-        (down(), Word.FIRST),
-        (down(**TOLD), Word.NOTHING),
-        (down(told=NOW - REPEAT, word=Word.FIRST), Word.REPEAT),
-        (down(told=NOW - REPEAT + 1, word=Word.REPEAT), Word.NOTHING),
-        (down(held=True), Word.FIRST),
-        (down(**TOLD, held=True), Word.FIRST),
-        (down(**TOLD, held=True, told_held=True), Word.NOTHING),
-        (down(**TOLD, hushed=True), Word.FIRST),
-        (down(**ENDED), Word.NOTHING),
-        (down(**ENDED, **TOLD), Word.RESOLVED),
-        (down(**ENDED, told=NOW, word=Word.RESOLVED), Word.NOTHING),
-        (down(**ENDED, kept=True), Word.RESOLVED),
-        (down(times=2), Word.FLAPPING),
-        (down(**TOLD, times=2), Word.FLAPPING),
-        (down(times=2, told=NOW - 1, word=Word.RESOLVED), Word.FLAPPING),
-        (down(times=2, told=NOW - 1, word=Word.FLAPPING, flaps=True), Word.NOTHING),
-        (down(times=9, told=NOW - 1, word=Word.FLAPPING, flaps=True), Word.NOTHING),
-        (down(times=2, told=NOW - 1, word=Word.FLAPPING, flaps=True, **ENDED), Word.NOTHING),
-        (down(times=2, told=NOW - 1, word=Word.FLAPPING, flaps=True, ended=NOW - GROUP), Word.RESOLVED),
-        (down(times=2, told=NOW - GROUP, word=Word.FLAPPING, flaps=True, fired=NOW - GROUP), Word.FIRST),
-        (down(times=2, told=NOW - 1, word=Word.FIRST, flaps=True, fired=NOW - 2 * GROUP), Word.NOTHING),
-        (down(times=2, told=NOW - 1, word=Word.FIRST, flaps=True, **ENDED), Word.NOTHING),
-        (down(times=9, told=NOW - REPEAT, word=Word.FLAPPING, flaps=True), Word.REPEAT),
-        (down(times=9, told=NOW - REPEAT, word=Word.FLAPPING, flaps=True, **ENDED), Word.REPEAT),
+        (calls(), Notice.OPENED),
+        (calls(**NOTIFIED), None),
+        (calls(notified_at=NOW - GROUP, notice=Notice.OPENED), Notice.DIGEST),
+        (calls(notified_at=NOW - GROUP, notice=Notice.OPENED, new=Group()), None),
+        (calls(notified_at=NOW - REPEAT, notice=Notice.DIGEST, new=Group()), None),
+        (down(), Notice.OPENED),
+        (down(**NOTIFIED), None),
+        (down(notified_at=NOW - REPEAT, notice=Notice.OPENED), Notice.REMINDER),
+        (down(notified_at=NOW - REPEAT + 1, notice=Notice.REMINDER), None),
+        (down(held=True), Notice.OPENED),
+        (down(**NOTIFIED, cause_changed=True), Notice.OPENED),
+        (down(**NOTIFIED, held=True), None),
+        (down(**NOTIFIED, silenced=True), Notice.OPENED),
+        (down(**ENDED), None),
+        (down(**ENDED, **NOTIFIED), Notice.RESOLVED),
+        (down(**ENDED, notified_at=NOW, notice=Notice.RESOLVED), None),
+        (down(**ENDED, held_for_quiet_hours=True), Notice.RESOLVED),
+        (down(times=2), Notice.FLAPPING),
+        (down(**NOTIFIED, times=2), Notice.FLAPPING),
+        (down(times=2, notified_at=NOW - 1, notice=Notice.RESOLVED), Notice.FLAPPING),
+        (down(times=2, notified_at=NOW - 1, notice=Notice.FLAPPING, flaps=True), None),
+        (down(times=9, notified_at=NOW - 1, notice=Notice.FLAPPING, flaps=True), None),
+        (down(times=2, notified_at=NOW - 1, notice=Notice.FLAPPING, flaps=True, **ENDED), None),
+        (down(times=2, notified_at=NOW - 1, notice=Notice.FLAPPING, flaps=True, ended=NOW - GROUP), Notice.RESOLVED),
+        (down(times=2, notified_at=NOW - GROUP, notice=Notice.FLAPPING, flaps=True, fired=NOW - GROUP), Notice.OPENED),
+        (down(times=2, notified_at=NOW - 1, notice=Notice.OPENED, flaps=True, fired=NOW - 2 * GROUP), None),
+        (down(times=2, notified_at=NOW - 1, notice=Notice.OPENED, flaps=True, **ENDED), None),
+        (down(times=9, notified_at=NOW - REPEAT, notice=Notice.FLAPPING, flaps=True), Notice.REMINDER),
+        (down(times=9, notified_at=NOW - REPEAT, notice=Notice.FLAPPING, flaps=True, **ENDED), Notice.REMINDER),
     ],
 )
-def test_this_incident_calls_for_this_word(incident: Incident, word: Word) -> None:
-    assert decide(incident, NOW, RULES) == word
-    assert decide(incident, NOW, RULES, silent=True) == Word.NOTHING
+def test_this_incident_calls_for_this_notice(incident: Incident, notice: Notice | None) -> None:
+    assert decide(incident, NOW, RULES) == notice
+    assert decide(incident, NOW, RULES, silent=True) is None
 
 
 def test_a_health_check_that_fails_during_the_outage_is_part_of_it() -> None:
     sick = down(kind=Kind.HEALTH_DOWN)
 
-    assert decide(sick, NOW, RULES, folded=True) == Word.NOTHING
-    assert decide(sick, NOW, RULES) == Word.FIRST
-    assert decide(replace(sick, **ENDED, **TOLD), NOW, RULES, folded=True) == Word.RESOLVED
+    assert decide(sick, NOW, RULES, folded=True) is None
+    assert decide(sick, NOW, RULES) == Notice.OPENED
+    assert decide(replace(sick, **ENDED, **NOTIFIED), NOW, RULES, folded=True) == Notice.RESOLVED
 
 
 def ticks(*batches: Sequence[Event], every: float = 60.0, situation: Situation = SITUATION) -> list[list[Alert]]:
     """What each batch calls for, one round after another. The incidents go through JSON, as they do in Redis."""
     state: State = {}
-    told = []
+    sent = []
     for n, batch in enumerate(batches):
         state = {key: load(json.loads(incident.dump())) for key, incident in state.items()}
         for one in batch:
             state = apply(state, one, GROUP)
-        state, alerts = go_round(state, NOW + n * every, situation)
-        told.append(alerts)
-    return told
+        state, alerts = decide_alerts(state, NOW + n * every, situation)
+        sent.append(alerts)
+    return sent
 
 
-def words(alerts: Sequence[Alert]) -> list[str]:
-    return [f"{word} {incident.kind}" for alert in alerts for word, incident in alert.said]
+def notices(alerts: Sequence[Alert]) -> list[str]:
+    return [f"{notice} {incident.kind}" for alert in alerts for notice, incident in alert.notices]
 
 
 @pytest.mark.parametrize(
-    ("events", "told"),
+    ("events", "sent"),
     [
-        ([opened()], ["first service_down"]),
-        ([held()], ["first service_down"]),
-        ([opened(), HALF_OPEN, opened(), HALF_OPEN, opened()], ["first service_down"]),
-        ([opened(), held()], ["first service_down"]),
+        ([opened()], ["opened service_down"]),
+        ([held()], ["opened service_down"]),
+        ([opened(), HALF_OPEN, opened(), HALF_OPEN, opened()], ["opened service_down"]),
+        ([opened(), held()], ["opened service_down"]),
         ([opened(), HALF_OPEN, closed()], []),
         ([opened(), closed(), opened()], ["flapping service_down"]),
-        ([opened(), closed(), opened(at=NOW + GROUP)], ["first service_down"]),
+        ([opened(), closed(), opened(at=NOW + GROUP)], ["opened service_down"]),
         ([closed()], []),
         ([HALF_OPEN, event("call_retrying"), event("call_deferred"), event("call_released")], []),
-        ([opened(), opened(service="crm")], ["first service_down", "first service_down"]),
-        ([opened(), closed(service="crm")], ["first service_down"]),
-        ([event("health_down"), opened()], ["first service_down"]),
-        ([event("health_down")], ["first health_down"]),
+        ([opened(), opened(service="crm")], ["opened service_down", "opened service_down"]),
+        ([opened(), closed(service="crm")], ["opened service_down"]),
+        ([event("health_down"), opened()], ["opened service_down"]),
+        ([event("health_down")], ["opened health_down"]),
         ([event("health_down"), event("health_up")], []),
-        ([event("health_down"), opened(), closed()], ["first health_down"]),
-        ([failed()], ["first call_failed"]),
-        ([failed(), failed(), failed()], ["first call_failed"]),
-        ([opened(), failed(), failed()], ["first service_down"]),
-        ([failed(), opened()], ["first service_down"]),
-        ([opened(), failed(), closed()], ["first call_failed"]),
-        ([opened(), failed(service="crm")], ["first service_down", "first call_failed"]),
-        ([opened(), event("call_rang_twice")], ["first service_down", "first call_rang_twice"]),
-        ([event("call_needs_review"), event("call_doubt_long")], ["first call_needs_review", "first call_doubt_long"]),
+        ([event("health_down"), opened(), closed()], ["opened health_down"]),
+        ([failed()], ["opened call_failed"]),
+        ([failed(), failed(), failed()], ["opened call_failed"]),
+        ([opened(), failed(), failed()], ["opened service_down"]),
+        ([failed(), opened()], ["opened service_down"]),
+        ([opened(), failed(), closed()], ["opened call_failed"]),
+        ([opened(), failed(service="crm")], ["opened service_down", "opened call_failed"]),
+        ([opened(), event("call_rang_twice")], ["opened service_down", "opened call_rang_twice"]),
+        (
+            [event("call_needs_review"), event("call_doubt_long")],
+            ["opened call_needs_review", "opened call_doubt_long"],
+        ),
         ([event("call_in_doubt", code="timeout")], []),
-        ([event("call_in_doubt", code="unknown")], ["first unknown_error"]),
+        ([event("call_in_doubt", code="unknown")], ["opened unknown_error"]),
         ([event("service_throttled", until=int(NOW * 1000) + 59_000)], []),
-        ([event("service_throttled", until=int(NOW * 1000) + 60_000)], ["first service_throttled"]),
-        ([BROKEN], ["first channel_broken"]),
+        ([event("service_throttled", until=int(NOW * 1000) + 60_000)], ["opened service_throttled"]),
+        ([event("unknown_error", "lineman")], ["opened unknown_error"]),
+        ([event("call_damaged", "")], ["opened call_damaged"]),
+        ([BROKEN], ["opened channel_broken"]),
         ([BROKEN, event("alert_channel_well", "email")], []),
-        ([event("dispatcher_silent", "dispatcher")], ["first dispatcher_silent"]),
-        ([{}, {"event": "call_failed"}, {"event": "call_failed", "at": "now"}, failed()], ["first call_failed"]),
+        ([event("dispatcher_silent", "dispatcher")], ["opened dispatcher_silent"]),
+        ([{}, {"event": "call_failed"}, {"event": "call_failed", "at": "now"}, failed()], ["opened call_failed"]),
     ],
 )
-def test_these_events_call_for_these_words(events: list[Event], told: list[str]) -> None:
+def test_these_events_call_for_these_notices(events: list[Event], sent: list[str]) -> None:
     [alerts] = ticks(events)
 
-    assert words(alerts) == told
+    assert notices(alerts) == sent
     assert len({alert.id for alert in alerts}) == len(alerts)
 
 
-def test_an_outage_is_told_once_and_resolved_with_what_it_cost() -> None:
-    told = ticks(
+def test_an_outage_is_notified_once_and_resolved_with_what_it_cost() -> None:
+    sent = ticks(
         [opened(waiting=3)],
         [HALF_OPEN, opened()],
         [failed("spring:1"), failed("spring:2"), event("call_released"), event("call_needs_review", call_id="a:3")],
         [closed(at=NOW + 90, waiting=7)],
     )
 
-    assert [words(alerts) for alerts in told] == [["first service_down"], [], [], ["resolved service_down"]]
-    [(_, resolved)] = told[3][0].said
+    assert [notices(alerts) for alerts in sent] == [["opened service_down"], [], [], ["resolved service_down"]]
+    [(_, resolved)] = sent[3][0].notices
     assert (resolved.ended - resolved.since, resolved.waiting, resolved.resumed) == (90, 7, 1)
     assert {kind: group.count for kind, group in resolved.calls.items()} == {"call_failed": 2, "call_needs_review": 1}
 
 
-def test_a_hold_during_an_outage_is_told_since_waiting_no_longer_helps() -> None:
-    told = ticks([opened()], [held(at=NOW + 60)], [held(), opened(), held()])
+def test_a_hold_during_an_outage_is_notified_since_waiting_no_longer_helps() -> None:
+    sent = ticks([opened()], [held(at=NOW + 60)], [held(), opened(), held()])
 
-    assert [words(alerts) for alerts in told] == [["first service_down"], ["first service_down"], []]
-    assert told[0][0].said[0][1].since == told[1][0].said[0][1].since
-    assert told[1][0].follows == (told[0][0].id,)
+    assert [notices(alerts) for alerts in sent] == [["opened service_down"], ["opened service_down"], []]
+    assert sent[0][0].notices[0][1].since == sent[1][0].notices[0][1].since
+    assert sent[1][0].follows == (sent[0][0].id,)
 
 
-def test_the_first_failed_call_is_told_at_once_and_the_rest_in_one_digest() -> None:
-    told = ticks([failed("a")], [failed("b")], [failed("c"), failed("d")], [failed("e"), failed("f")], [], [], [])
+@pytest.mark.parametrize("junk", ["now", "-1", "\u00b2", "9" * 5000, ""])
+def test_an_event_that_is_not_ours_stops_none_after_it(junk: str) -> None:
+    strange = [opened() | {field: junk} for field in ("at", "until", "waiting")]
 
-    assert [words(alerts) for alerts in told] == [["first call_failed"], [], [], [], [], ["more call_failed"], []]
-    [(_, digest)] = told[5][0].said
+    [alerts] = ticks([*strange, event("events_missed", missed=junk), failed(service="crm")])
+
+    assert "opened call_failed" in notices(alerts)
+
+
+def test_each_new_cause_is_notified_at_once_and_a_known_one_flaps() -> None:
+    outage, quota, key = opened, {"reason": "ElevenLabs: the quota is spent, 9 of 9"}, {"reason": "the key is dead"}
+    again = {"reason": "ElevenLabs: the quota is spent, 10123 of 10000"}
+
+    sent = ticks(
+        [outage()],
+        [closed(NOW + 60)],
+        [held(NOW + 120, **quota)],
+        [closed(NOW + 180)],
+        [held(NOW + 240, **key)],
+        [closed(NOW + 300)],
+        [held(NOW + 360, **again)],
+    )
+
+    down, up = ["opened service_down"], ["resolved service_down"]
+    assert [notices(alerts) for alerts in sent] == [down, up, down, up, down, up, ["flapping service_down"]]
+    assert sent[2][0].follows == (sent[1][0].id,)
+
+
+def test_a_cause_that_changes_while_the_gate_is_shut_is_notified_at_once() -> None:
+    sent = ticks([opened()], [held(reason="quota")], [held(reason="key")], [held(reason="quota"), opened()])
+
+    assert [notices(alerts) for alerts in sent] == [["opened service_down"]] * 3 + [[]]
+
+
+@pytest.mark.parametrize("by_hand", [{"by": "operator ada"}, {"by": "operator"}])
+def test_what_an_operator_does_is_no_flap(by_hand: dict[str, str]) -> None:
+    sent = ticks(
+        [held(**by_hand)],
+        [closed(NOW + 60, **{"from": "held"})],
+        [held(NOW + 120, **by_hand)],
+        [closed(NOW + 180, **{"from": "half_open"})],
+        [held(NOW + 240, by="breaker")],
+        [closed(NOW + 300, **{"from": "held"})],
+        [held(NOW + 360, by="breaker")],
+    )
+
+    down, up = ["opened service_down"], ["resolved service_down"]
+    assert [notices(alerts) for alerts in sent] == [down, up, down, up, down, up, down]
+
+
+def test_a_clock_that_is_set_back_delays_no_digest() -> None:
+    hour = 3600.0
+    state = apply({}, failed(at=NOW + hour), GROUP)
+    state, _ = decide_alerts(state, NOW + hour, SITUATION)
+    state = apply(state, failed("spring:2", at=NOW), GROUP)
+
+    _, alerts = decide_alerts(state, NOW, SITUATION)
+
+    assert notices(alerts) == ["digest call_failed"]
+
+
+def test_events_that_nobody_read_are_counted_by_their_number() -> None:
+    [[alert]] = ticks([event("events_missed", "lineman", missed=5000)])
+
+    assert alert.notices[0][1].total == 5000
+
+
+def test_the_first_failed_call_is_notified_at_once_and_the_rest_in_one_digest() -> None:
+    sent = ticks([failed("a")], [failed("b")], [failed("c"), failed("d")], [failed("e"), failed("f")], [], [], [])
+
+    assert [notices(alerts) for alerts in sent] == [["opened call_failed"], [], [], [], [], ["digest call_failed"], []]
+    [(_, digest)] = sent[5][0].notices
     assert digest.new == Group(5, NOW, (("b", "bad number"), ("c", "bad number"), ("d", "bad number")))
     assert digest.total == 6
 
 
 def test_a_group_that_fell_silent_starts_afresh() -> None:
-    told = ticks([failed()], *[[]] * 6, [failed()])
+    sent = ticks([failed()], *[[]] * 6, [failed()])
 
-    assert [words(alerts) for alerts in told] == [["first call_failed"], *[[]] * 6, ["first call_failed"]]
+    assert [notices(alerts) for alerts in sent] == [["opened call_failed"], *[[]] * 6, ["opened call_failed"]]
 
 
 def test_state_does_not_grow_once_all_is_quiet() -> None:
     state: State = {}
     for one in [failed(), opened(), closed(), BROKEN, event("alert_channel_well", "email"), event("health_down")]:
         state = apply(state, one, GROUP)
-    state, _ = go_round(state, NOW, SITUATION)
+    state, _ = decide_alerts(state, NOW, SITUATION)
     state = apply(state, event("health_up"), GROUP)
 
     for n in range(3):
-        state, _ = go_round(state, NOW + n * GROUP, SITUATION)
+        state, _ = decide_alerts(state, NOW + n * GROUP, SITUATION)
 
     assert state == {}
 
 
-def test_a_service_that_flaps_is_said_to_flap_once_and_then_only_how_it_settled() -> None:
+def test_a_service_that_flaps_is_reported_as_flapping_once_and_then_how_it_settled() -> None:
     back_and_forth = [[closed(at=NOW + n * 60) if n % 2 else opened(at=NOW + n * 60)] for n in range(10)]
 
-    told = ticks(*back_and_forth, *[[]] * 6)
+    sent = ticks(*back_and_forth, *[[]] * 6)
 
-    said = [words(alerts) for alerts in told]
-    assert said[:3] == [["first service_down"], ["resolved service_down"], ["flapping service_down"]]
-    assert said[3:14] == [[]] * 11
-    assert said[14] == ["resolved service_down"]
-    assert told[14][0].said[0][1].times == 5
+    seen = [notices(alerts) for alerts in sent]
+    assert seen[:3] == [["opened service_down"], ["resolved service_down"], ["flapping service_down"]]
+    assert seen[3:14] == [[]] * 11
+    assert seen[14] == ["resolved service_down"]
+    assert sent[14][0].notices[0][1].times == 5
 
 
 def test_a_service_that_flapped_and_stays_down_is_down() -> None:
-    told = ticks([opened()], [closed(at=NOW + 60)], [opened(at=NOW + 120)], *[[]] * 6)
+    sent = ticks([opened()], [closed(at=NOW + 60)], [opened(at=NOW + 120)], *[[]] * 6)
 
-    said = [words(alerts) for alerts in told]
-    assert said[2:] == [["flapping service_down"], [], [], [], [], ["first service_down"], []]
+    seen = [notices(alerts) for alerts in sent]
+    assert seen[2:] == [["flapping service_down"], [], [], [], [], ["opened service_down"], []]
 
 
-def test_an_outage_that_was_told_and_returns_within_one_round_flaps() -> None:
-    told = ticks([opened()], [closed(at=NOW + 50), opened(at=NOW + 55)], [closed(at=NOW + 100)], [])
+def test_an_outage_that_was_notified_and_returns_within_one_round_flaps() -> None:
+    sent = ticks([opened()], [closed(at=NOW + 50), opened(at=NOW + 55)], [closed(at=NOW + 100)], [])
 
-    assert [words(alerts) for alerts in told] == [["first service_down"], ["flapping service_down"], [], []]
+    assert [notices(alerts) for alerts in sent] == [["opened service_down"], ["flapping service_down"], [], []]
 
 
 def test_ten_thousand_failing_calls_are_at_most_three_messages_in_five_minutes() -> None:
     storm = [failed(f"spring:{n}", at=NOW + n / 40) for n in range(10_000)]
     batches = [[*storm[:10], opened(), *storm[10:40]], *([*storm[40 * s : 40 * s + 40]] for s in range(1, 250))]
 
-    told = ticks([failed("early")], *batches, every=1.0)
+    sent = ticks([failed("early")], *batches, every=1.0)
 
     for channel in CHANNELS:
-        messages = [alert for alerts in told for alert in alerts if channel in alert.channels]
+        messages = [alert for alerts in sent for alert in alerts if channel in alert.channels]
         assert len(messages) <= 3
-    [(_, outage)] = told[1][0].said
+    [(_, outage)] = sent[1][0].notices
     assert outage.calls["call_failed"].count == 40
 
 
-def test_a_channel_that_is_broken_is_told_by_the_others() -> None:
+def test_a_channel_that_is_broken_is_reported_by_the_others() -> None:
     [[alert]] = ticks([BROKEN])
 
     assert alert.channels == ("webhook",)
 
 
 def test_what_is_no_longer_configured_is_forgotten() -> None:
-    told = ticks([opened(service="llm"), event("alert_channel_broken", "fax")], [])
+    sent = ticks([opened(service="llm"), event("alert_channel_broken", "fax")], [])
 
-    assert told == [[], []]
+    assert sent == [[], []]
 
 
 class TestSilence:
@@ -277,39 +351,39 @@ class TestSilence:
 
     def rounds(self, *steps: tuple[Situation, Sequence[Event]], every: float = 60.0) -> list[list[str]]:
         state: State = {}
-        said = []
+        seen = []
         for n, (situation, batch) in enumerate(steps):
             for one in batch:
                 state = apply(state, one, GROUP)
-            state, alerts = go_round(state, NOW + n * every, situation)
-            said.append(words(alerts))
-        return said
+            state, alerts = decide_alerts(state, NOW + n * every, situation)
+            seen.append(notices(alerts))
+        return seen
 
-    def test_what_still_fires_when_it_ends_is_told_then(self) -> None:
+    def test_what_still_fires_when_it_ends_is_notified_then(self) -> None:
         silent = self.silent("elevenlabs")
 
-        said = self.rounds((silent, [opened()]), (silent, []), (SITUATION, []), (SITUATION, []))
+        seen = self.rounds((silent, [opened()]), (silent, []), (SITUATION, []), (SITUATION, []))
 
-        assert said == [[], [], ["first service_down"], []]
+        assert seen == [[], [], ["opened service_down"], []]
 
-    def test_what_was_told_before_is_told_again_and_its_end_too(self) -> None:
+    def test_what_was_notified_before_is_notified_again_and_its_end_too(self) -> None:
         silent = self.silent("elevenlabs")
 
         still = self.rounds((SITUATION, [opened()]), (silent, []), (SITUATION, []))
         over = self.rounds((SITUATION, [opened()]), (silent, [closed(at=NOW + 60)]), (SITUATION, []))
 
-        assert still == [["first service_down"], [], ["first service_down"]]
-        assert over == [["first service_down"], [], ["resolved service_down"]]
+        assert still == [["opened service_down"], [], ["opened service_down"]]
+        assert over == [["opened service_down"], [], ["resolved service_down"]]
 
-    def test_what_was_over_before_it_ended_is_not_told(self) -> None:
+    def test_what_was_over_before_it_ended_is_not_notified(self) -> None:
         silent = self.silent("elevenlabs")
 
-        said = self.rounds((silent, [opened(), failed()]), (silent, [closed()]), *[(silent, [])] * 6, (SITUATION, []))
+        seen = self.rounds((silent, [opened(), failed()]), (silent, [closed()]), *[(silent, [])] * 6, (SITUATION, []))
 
-        assert said == [[]] * 9
+        assert seen == [[]] * 9
 
-    def test_another_service_is_told(self) -> None:
-        assert self.rounds((self.silent("crm"), [opened()])) == [["first service_down"]]
+    def test_another_service_is_notified(self) -> None:
+        assert self.rounds((self.silent("crm"), [opened()])) == [["opened service_down"]]
 
 
 class TestQuietHours:
@@ -320,36 +394,36 @@ class TestQuietHours:
 
     def rounds(self, *batches: Sequence[Event], every: float = 3600.0) -> list[list[Alert]]:
         state: State = {}
-        told = []
+        sent = []
         for n, batch in enumerate(batches):
             for one in batch:
                 state = apply(state, one, GROUP)
-            state, alerts = go_round(state, self.EVENING + n * every, self.NIGHT)
-            told.append(alerts)
-        return told
+            state, alerts = decide_alerts(state, self.EVENING + n * every, self.NIGHT)
+            sent.append(alerts)
+        return sent
 
-    def test_what_is_critical_is_told_at_once(self) -> None:
+    def test_what_is_critical_is_notified_at_once(self) -> None:
         [[alert]] = self.rounds([opened(at=self.EVENING)])
 
-        assert words([alert]) == ["first service_down"]
+        assert notices([alert]) == ["opened service_down"]
 
-    def test_the_rest_is_told_as_one_when_they_end(self) -> None:
+    def test_the_rest_is_notified_as_one_when_they_end(self) -> None:
         sick = event("health_down", "crm", at=self.EVENING)
         well = event("health_up", "crm", at=self.EVENING + 3600)
 
-        told = self.rounds([failed(at=self.EVENING), sick], [failed(at=self.EVENING + 3600), well], *[[]] * 8)
+        sent = self.rounds([failed(at=self.EVENING), sick], [failed(at=self.EVENING + 3600), well], *[[]] * 8)
 
-        assert told[:8] == [[]] * 8
-        [digest] = told[8]
-        assert words([digest]) == ["first call_failed", "resolved health_down"]
-        assert digest.said[0][1].new.count == 2
-        assert told[9] == []
+        assert sent[:8] == [[]] * 8
+        [digest] = sent[8]
+        assert notices([digest]) == ["opened call_failed", "resolved health_down"]
+        assert digest.notices[0][1].new.count == 2
+        assert sent[9] == []
 
-    def test_one_that_waited_alone_is_told_as_itself(self) -> None:
-        told = self.rounds([failed(at=self.EVENING)], *[[]] * 8)
+    def test_one_that_waited_alone_is_notified_as_itself(self) -> None:
+        sent = self.rounds([failed(at=self.EVENING)], *[[]] * 8)
 
-        [alert] = told[8]
-        assert words([alert]) == ["first call_failed"]
+        [alert] = sent[8]
+        assert notices([alert]) == ["opened call_failed"]
 
     def test_it_is_split_where_the_routes_part(self) -> None:
         routes = [{"channels": ["email"], "services": ["crm"]}, {"channels": ["webhook"], "services": ["elevenlabs"]}]
@@ -358,9 +432,9 @@ class TestQuietHours:
         state: State = {}
         for one in (failed(at=self.EVENING), failed(at=self.EVENING, service="crm"), event("call_needs_review")):
             state = apply(state, one, GROUP)
-        state, at_night = go_round(state, self.EVENING, split)
+        state, at_night = decide_alerts(state, self.EVENING, split)
 
-        _, morning = go_round(state, NOW, split)
+        _, morning = decide_alerts(state, NOW, split)
 
         assert at_night == []
-        assert sorted((alert.channels, len(alert.said)) for alert in morning) == [(("email",), 1), (("webhook",), 2)]
+        assert sorted((alert.channels, len(alert.notices)) for alert in morning) == [(("email",), 1), (("webhook",), 2)]

@@ -16,7 +16,7 @@ from resilience.config.settings import load
 from resilience.errors import InvalidContact, PermanentError
 from resilience.store.scripts import Scripts
 from tasks import runtime
-from tasks.alerts import collect, deliver
+from tasks.alerts import deliver
 from tasks.calls import look_up, place_call
 from tasks.celery import app
 from tasks.producer import enqueue
@@ -35,6 +35,7 @@ def provider() -> Iterator[StandIn]:
 def eager(fake_redis: fakeredis.FakeRedis, provider: StandIn) -> Iterator[runtime.Runtime]:
     environment = {"ELEVEN_BASE_URL": provider.url, "ELEVEN_API_KEY": "key", "WEBHOOK_URL": f"{provider.url}/webhook"}
     built = runtime.build(load(str(ROOT / "config.yml"), environment), Scripts(fake_redis))
+    built.store.remember(False)
     runtime.install(built)
     app.conf.update(task_always_eager=True, task_eager_propagates=False)
     yield built
@@ -136,16 +137,17 @@ def test_enqueueing_twice_is_harmless(eager: runtime.Runtime) -> None:
 
 def test_an_alert_reaches_its_channel_once(eager: runtime.Runtime, provider: StandIn) -> None:
     eager.breakers["elevenlabs"].control("open", by="test", reason="drill", now=1_000)
-    ((alert, channel),) = collect(eager)
+    eager.collector.collect(now=eager.outbox.clock())
+    ((id, channel),) = eager.sender.take_due()
 
-    deliver.delay(alert, channel)
-    deliver.delay(alert, channel)
+    deliver.delay(id, channel)
+    deliver.delay(id, channel)
 
-    [told] = provider.alerts.webhooks
-    assert told.subject.startswith("[Lineman] elevenlabs down since ")
+    [alert] = provider.alerts.webhooks
+    assert alert.subject.startswith("[Lineman] elevenlabs down since ")
 
 
-def test_an_error_that_nobody_named_is_told(eager: runtime.Runtime, provider: StandIn) -> None:
+def test_an_unexpected_exception_is_an_event(eager: runtime.Runtime, provider: StandIn) -> None:
     place_call.delay(contact=CONTACT, campaign="spring")
     eager.scripts.client.set("{lineman}:call:spring:2", "no hash: a bug of ours, or a stranger's hand")
 

@@ -1,6 +1,6 @@
 -- Shared by every script: the argument object, the clock, key names, events.
 -- KEYS[1] is the common prefix, a hash tag: every key built from it lives in one slot.
--- ARGV[1] is one JSON object `a`. `a.now` (ms) stands in for the server's TIME in tests.
+-- ARGV[1] is one JSON object `a`. `a.now` (ms) replaces the server's TIME in tests.
 local a = cjson.decode(ARGV[1])
 local now = a.now
 if not now then
@@ -11,13 +11,18 @@ local EVENTS_KEPT = 100000
 
 local function key(...) return table.concat({KEYS[1], ...}, ':') end
 
--- Redis and fakeredis print Lua floats differently: every number is written through this.
+-- Redis and fakeredis print Lua floats differently: every number is written through one of these.
 local function int(x) return string.format('%.0f', x) end
+local function seconds(ms) return string.format('%.3f', ms / 1000) end
 
 local function text(v)
   if type(v) == 'number' then return int(v) end
   return tostring(v)
 end
+
+-- A full Redis refuses a script's first write if that write needs memory, and lets all later ones through. This one
+-- needs none: scripts that finish or forget what is there start with it, scripts that take in new work do not.
+local function let_through() redis.call('DEL', key('none')) end
 
 local function hash(k)
   local flat, h = redis.call('HGETALL', k), {}
@@ -38,9 +43,10 @@ local function write(k, h, changes)
   end
 end
 
--- One event a transition, in the same script as the change: none lost, none doubled.
+-- Appends one event to the stream, in the same script as the change: none lost, none doubled. `n` numbers the events,
+-- so a reader that fell behind the cap can count what it missed.
 local function emit(event, fields)
-  local flat = {'event', event, 'at', int(now)}
+  local flat = {'event', event, 'at', int(now), 'n', redis.call('HINCRBY', key('stats'), 'events', 1)}
   for f, v in pairs(fields) do
     if v ~= nil and v ~= '' then
       flat[#flat + 1] = f
