@@ -15,18 +15,20 @@ from typing import Any
 import redis
 
 from resilience import healthcheck
-from resilience.alerts.alert import Situation
 from resilience.alerts.collector import Collector
+from resilience.alerts.decisions import Situation
 from resilience.calls.call import Claim, Finished, NotBegun, State, Verdict
 from resilience.calls.contacts import Contact
 from resilience.calls.processor import CallProcessor, Result
 from resilience.calls.store import DIALER, CallStore
 from resilience.circuit_breaker import CircuitBreaker, policy_of
 from resilience.config.settings import Settings, load
-from resilience.errors import ServiceError, StoreUnavailable
+from resilience.errors import LeaseExpired, Sent, ServiceError, StoreUnavailable
 from resilience.store.scripts import Scripts
+from services.classification import classify
 from services.elevenlabs import ElevenLabs
-from services.http import Answer, from_exception, judge, lost_receipt
+from services.failures import from_exception
+from services.http import Answer, unconfirmed_success
 from tests.simulation.provider import EPOCH, Provider
 from tests.simulation.scheduler import Host, Scheduler
 
@@ -58,22 +60,13 @@ class Seen:
 
 
 class VirtualRedis:
-    """A client whose keys with a life in Python's hands end by Redis's virtual clock."""
+    """A client of a Redis whose clock is virtual."""
 
     def __init__(self, client: redis.Redis, clock: Callable[[], float]) -> None:
         self._client, self._clock = client, clock
-        self._ends: dict[str, float] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
-
-    def set(self, key: str, value: str, *, nx: bool = False, px: int) -> Any:
-        if key in self._ends and self._clock() >= self._ends[key]:
-            self._client.delete(key)
-        done = self._client.set(key, value, nx=nx)
-        if done:
-            self._ends[key] = self._clock() + px / 1000
-        return done
 
     def time(self) -> tuple[int, int]:
         return divmod(round(self._clock() * 1_000_000), 1_000_000)
@@ -85,24 +78,33 @@ class VirtualScripts(Scripts):
     def __init__(self, client: redis.Redis, scheduler: Scheduler, host: Host) -> None:
         self.host, self.scheduler = host, scheduler
         self.away_until, self.replies_to_lose = 0.0, 0
+        self._slots: dict[str, float] = {}
         super().__init__(VirtualRedis(client, self.clock))  # type: ignore[arg-type]
 
     def clock(self) -> float:
         return EPOCH + self.scheduler.now + self.host.ahead
 
-    def run(self, name: str, args: Mapping[str, Any], now: float | None = None) -> Any:
+    def run(self, name: str, args: Mapping[str, Any], now: float | None = None, *, pipe: Any = None) -> Any:
         if self.scheduler.now < self.away_until:
             raise StoreUnavailable("away", service="redis", code="ConnectionError")
-        answer = super().run(name, args, self.clock() if now is None else now)
+        answer = super().run(name, args, self.clock() if now is None else now, pipe=pipe)
         if self.replies_to_lose and name in ("begin_attempt", "finish_attempt", "dispatch", "resolve_doubt"):
             self.replies_to_lose -= 1
             raise StoreUnavailable("the reply got lost", service="redis", code="TimeoutError")
         return answer
 
     def take_slot(self, name: str, seconds: float) -> bool:
-        if self.scheduler.now < self.away_until:
-            raise StoreUnavailable("away", service="redis", code="ConnectionError")
-        return super().take_slot(name, seconds)
+        """The slot's key has the life that it would have by the virtual clock: the one TTL that is ever read."""
+        key = self.key("slot", name)
+        left = self._slots.get(key, 0.0) - self.clock()
+        if left <= 0:
+            self.client.delete(key)
+        else:
+            self.client.pexpire(key, max(1, round(left * 1000)))
+        taken = super().take_slot(name, seconds)
+        if taken:
+            self._slots[key] = self.clock() + seconds
+        return taken
 
 
 class WatchedStore(CallStore):
@@ -148,7 +150,8 @@ class VirtualElevenLabs(ElevenLabs):
         seconds, failure = self.provider.connect(kind)
         self.scheduler.seam({"dial": "handshake", "list": "look-up", "health": "probe"}[kind], seconds)
         if failure is None:
-            self._before_the_first_byte(more)
+            if not more.get("lease_covers", lambda: True)():
+                raise LeaseExpired("the lease no longer covers the request", service="elevenlabs", sent=Sent.NO)
             self.scheduler.seam("POST" if dial else "GET", 0.0)
             read = (timeout or self.timeout)[1]
             delay, answer = self.provider.take(kind, call_id, read, params=params, conversation=one,
@@ -157,15 +160,12 @@ class VirtualElevenLabs(ElevenLabs):
             failure = answer if isinstance(answer, Exception) else None
         if failure is not None:
             raise from_exception(failure, "elevenlabs", dial)
-        error = judge(answer, service="elevenlabs", dial=dial)
+        error = classify(answer.status, answer.body, answer.headers, service="elevenlabs", dial=dial)
         if error is None and isinstance(answer.body, str):
-            error = lost_receipt("not_json", answer.status, service="elevenlabs", dial=dial)
+            error = unconfirmed_success("not_json", answer.status, service="elevenlabs", dial=dial)
         if error is not None:
             raise error
         return answer
-
-    def _before_the_first_byte(self, more: Mapping[str, Any]) -> None:
-        """Asked between the handshake and the request."""
 
 
 class Fleet:
@@ -232,7 +232,7 @@ class Fleet:
             self.scheduler.seam("deliver", 0.001)
             delivery = self.collector.outbox.claim(id, channel, f"{self.scheduler.steps}", lease=60, now=now)
             if delivery:
-                self.seen.alerts += [(self.scheduler.now, said) for said in delivery.alert.said]
+                self.seen.alerts += [(self.scheduler.now, said) for said in delivery.alert.notices]
                 self.collector.outbox.sent(delivery, now=now)
 
     def command(self, action: str, id: str) -> None:
