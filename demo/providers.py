@@ -1,7 +1,7 @@
 """ElevenLabs, the CRM and the LLM as they answer when they are well, and what really rang.
 
 An endpoint takes a `Request` and returns the HTTP status and the JSON answer. `ElevenLabs.rang` is the ground truth:
-it is written when a dial is accepted and knows nothing of what the caller was told.
+it is written when a dial is accepted, whatever answer the caller gets.
 """
 
 from __future__ import annotations

@@ -103,6 +103,12 @@ class Kind(StrEnum):
         next_step="New contacts are refused; calls that are known go on. Give Redis more memory (`maxmemory`), then "
         "send the refused contacts again.",
     )  # fmt: skip
+    STORE_MEMORY_LOST = "store_memory_lost", Counts(
+        "critical", "loss of Redis's data", "losses of Redis's data", run="status",
+        next_step="The calls that Redis had are lost: send their lists again. Each call is looked up before it is "
+        "dialed, so nobody is called twice. Let Redis keep its data (`appendonly yes`). If this Redis is new and the "
+        "agent was used before, nothing is lost.",
+    )  # fmt: skip
     EVENTS_MISSED = "events_missed", Counts(
         "warning", "event was dropped unread", "events were dropped unread", run="status",
         next_step="Alerts about such events are missing; no call is lost. Keep a worker of the queue `control` "

@@ -94,7 +94,7 @@ def test_a_full_redis_finishes_what_it_has(client: redis.Redis, store: CallStore
     attempt(store, retried, steps.PLACED, T0 + 120)
 
     crm = Outbox(store.scripts, "crm")
-    assert sorted(crm.take_due(again=60, now=T0 + 60)) == sorted([placed, failed, retried, doubtful, last])
+    assert sorted(crm.take_due(again=60, now=T0 + 120)) == sorted([placed, failed, retried, doubtful, last])
     assert crm.done(placed)
     assert store.scripts.take_slot("dispatch", 60)
     assert store.command(throttled, "cancel", now=T0 + LEASE).answer == "done"

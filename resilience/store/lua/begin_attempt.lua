@@ -1,12 +1,12 @@
--- uses: base gate ramp call
+-- uses: base gate ramp call server
 -- Claims a call for one attempt, asks the gate, counts the attempt and sets its lease: all or nothing.
--- ARGV a: id, owner (one per run of a task), service, lease, policy, release {rate, max_rate}, backlog_check, retention,
---   installation (the store's id, if it has none yet); optionally contact (as in enqueue: creates the call where it is
---   unknown), early_ok (eager mode has no time)
+-- ARGV a: id, owner (one per run of a task), service, lease, policy, release {rate, max_rate}, backlog_check,
+--   retention, installation (the store's id, if it has none yet); optionally contact (as in enqueue: creates the call
+--   where it is unknown), early_ok (eager mode has no time)
 -- Returns {answer: go | deferred | duplicate | early | unknown | no_memory, state, breaker_state, ...}.
 -- Invariant: only queued and retrying calls are claimed, by one owner; a refused call used no attempt. A store that
--- went back in time, or lost its data, may have forgotten a dial: an older call is claimed only when the lease of such a
--- dial is over, and must be looked up. So must a call that an operator retries after look-ups without an answer.
+-- went back in time, or lost its data, may have forgotten a dial: an older call is claimed only when the lease of such
+-- a dial is over, and must be looked up. So must a call that an operator retries after look-ups without an answer.
 local AGAIN = 3600000 -- ms within which a list whose acceptance was forgotten is sent again
 local LOOK_BACK = 2 * AGAIN
 

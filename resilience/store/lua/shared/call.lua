@@ -1,6 +1,7 @@
 -- One call: HASH call:<id>. Every non-terminal call is in ZSET due, scored by the time when somebody must look at it
--- again. ZSET backlog holds the calls that wait for a message of Celery's, deferred:<service> those that wait for a gate.
--- ZSET calls is the index, scored by expiry. HASH stats counts calls by state.
+-- again. ZSET backlog holds the calls that wait for a message of Celery's, deferred:<service> those that wait for a
+-- gate, both by their place in line. ZSET calls is the index, scored by expiry. HASH stats counts calls by state; its
+-- fields events and seq are the last number of an event and the last place in line.
 local TERMINAL = {placed = true, failed = true, needs_review = true, cancelled = true}
 local HISTORY_KEPT = 100
 
@@ -135,43 +136,3 @@ local function call_set_aside(c, id, fault, service)
 end
 
 local function attempt_id(c) return c.id .. ':' .. c.dials end
-
--- What is known of the server: run_id, went_back_at (it restarted or took over, seen by a new run id), lost_at (it had
--- lost its calls), installation. Whoever sees a new run id first writes down when.
-local function server_load()
-  local info = redis.pcall('INFO', 'server')
-  local run = type(info) == 'string' and string.match(info, 'run_id:(%x+)')
-  local server = hash(key('server'))
-  server.write = function(changes)
-    write(key('server'), server, changes)
-    redis.call('PEXPIRE', key('server'), int(a.retention * 2))
-  end
-  if run and server.run_id ~= run then server.write({run_id = run, went_back_at = server.run_id and now or 0}) end
-  return server
-end
-
--- The id of this store, made once: a dial carries it, so that another store's conversations are not taken for ours.
-local function installation(server)
-  if not server.installation then server.write({installation = a.installation}) end
-  return server.installation
-end
-
--- A store that has begun an attempt remembers its dials. One that has not is new, or it has lost its data.
-local function has_memory() return redis.call('HEXISTS', key('stats'), 'dialing') == 1 end
-
--- Whether new contacts are refused: what is under way keeps the last tenth of the memory.
-local function is_full()
-  local info = redis.pcall('INFO', 'memory')
-  if type(info) ~= 'string' then return false end
-  local limit, used = tonumber(string.match(info, 'maxmemory:(%d+)')), tonumber(string.match(info, 'used_memory:(%d+)'))
-  return limit > 0 and used > limit * 0.9
-end
-
--- Refuses a new contact. An event an hour reports it.
-local function refuse_full()
-  let_through()
-  if redis.call('SET', key('slot', 'store_full'), 1, 'NX', 'PX', 3600000) then
-    emit('store_full', {service = 'redis', reason = 'new contacts are refused'})
-  end
-  return redis.error_reply('STOREFULL new contacts are refused')
-end
