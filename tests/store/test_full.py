@@ -71,6 +71,18 @@ def test_new_contacts_are_refused_before_the_memory_is_used_up_and_none_is_half_
     assert events.count(Event.STORE_FULL) == 1
 
 
+def test_the_calls_that_were_taken_have_room_to_their_end(client: redis.Redis, store: CallStore) -> None:
+    people = (contact(str(n)) for n in range(20_000))
+    with pytest.raises(StoreFull):
+        store.enqueue(people, "spring", now=T0)
+
+    for id in [call["id"] for call in store.calls()]:
+        attempt(store, id, steps.PLACED)
+
+    assert store.stats()["placed"] > 1000
+    assert used(client) < int(client.config_get("maxmemory")["maxmemory"])
+
+
 def test_what_is_known_already_is_no_new_contact(store: CallStore) -> None:
     fill(store)
 
