@@ -1,7 +1,7 @@
-"""What a stand-in can be told to do wrong, and whose turn it is.
+"""The faults of the stand-in, and which one the next request gets.
 
 A fault is set for one endpoint of a service, or for all of them ("*"). The first that applies answers: the outage,
-the script (counted faults, first in first out), the standing fault (no count), the seeded random mix. `recover` ends
+the script (counted faults, first in first out), the lasting fault (no count), the seeded random mix. `recover` ends
 all of them. A kind that is `accepted` takes effect (the phone rings, the alert arrives) whatever is answered.
 """
 
@@ -23,13 +23,14 @@ class Kind(NamedTuple):
     code: str = ""
     accepted: bool = False
     ending: str = ""
-    error_type: str = ""  # ElevenLabs' word; "" gives its older body, of status and message alone
+    error_type: str = ""  # ElevenLabs' `type`; "" gives its older body, of status and message alone
 
 
 KINDS = {
     "ok": Kind(accepted=True),
     "slow": Kind(accepted=True, ending="slow"),
     "list_lag": Kind(accepted=True),
+    "filter_ignored": Kind(accepted=True),  # the list of conversations is everybody's
     "unavailable": Kind(503, "service_unavailable", error_type="service_unavailable"),
     "internal_error": Kind(500, "internal_error", error_type="internal_error"),
     "rate_limited": Kind(429, "rate_limit_exceeded", error_type="rate_limit_error"),
@@ -69,7 +70,7 @@ class Fault:
         return 0 if least is None else max(least, math.ceil(self.seconds))
 
     def body(self, service: str) -> dict[str, Any]:
-        """The error as this service words it."""
+        """The error in the form of this service."""
         status, code, *_, error_type = self.kind
         message, wait = f"{code} (stand-in)", self.retry_after
         detail: dict[str, Any] = {"status": code, "message": message}
@@ -95,17 +96,17 @@ class Faults:
 
     def __init__(self, endpoints: Mapping[str, set[str]]) -> None:
         self._endpoints, self._lock = endpoints, threading.Lock()
-        self._outage, self._script, self._standing, self._mix = self._layers = tuple(
+        self._outage, self._script, self._lasting, self._mix = self._layers = tuple(
             dict[tuple[str, str], Iterator[Fault]]() for _ in range(4)
         )
 
     def fault(self, service: str, endpoint: str, kind: str, count: int | None = None, seconds: float = 0.0) -> None:
-        """Queue `kind` for the next `count` requests; without a count it stands until replaced or recovered."""
+        """Queue `kind` for the next `count` requests; without a count it lasts until replaced or recovered."""
         self._check(service, endpoint, kind)
         key, fault = (service, endpoint), Fault(kind, seconds)
         with self._lock:
             if count is None:
-                self._standing[key] = repeat(fault)
+                self._lasting[key] = repeat(fault)
             else:
                 self._script[key] = chain(self._script.get(key, ()), repeat(fault, count))
 

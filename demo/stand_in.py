@@ -1,4 +1,4 @@
-"""The providers' stand-in: one real HTTP server on loopback that speaks for all of them, and breaks on demand.
+"""The providers' stand-in: one real HTTP server on loopback that answers for all of them, and fails on demand.
 
 `with StandIn() as s:` serves at `s.url` in threads; `python -m demo.stand_in` serves until SIGTERM and prints one JSON
 line whose `env` points Lineman at it. Faults: `s.fault(...)`, or the same over `POST /_control/fault` (demo/faults.py).
@@ -148,7 +148,7 @@ class _Exchange(BaseHTTPRequestHandler):
         pass
 
     def handle(self) -> None:
-        with contextlib.suppress(ConnectionError):  # a caller that hung up is no news
+        with contextlib.suppress(ConnectionError):  # a caller may hang up at any time
             super().handle()
 
     def do_GET(self) -> None:
@@ -161,6 +161,8 @@ class _Exchange(BaseHTTPRequestHandler):
                 raw, body = (b"", {}) if fault.kind.ending == "unread" else self._body()
                 lag = fault.seconds if fault.name == "list_lag" else 0.0
                 query, target = dict(parse_qsl(url.query)), "".join(match.groups())
+                if fault.name == "filter_ignored":
+                    query.pop("user_id", None)
                 request = Request(query, body, raw, self.headers, target, lag)
                 return self._end(*stand_in.answer(route, request, fault, url.path), fault)
         self._body()

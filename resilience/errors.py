@@ -7,6 +7,7 @@ LinemanError
 └── ServiceError           a service refused, failed or stayed silent
     ├── TransientError     will pass: retried with backoff
     │   ├── ThrottledError   we are too fast: the gate pauses, no attempt is used up
+    │   ├── LeaseExpired     the worker's lease ran out before the request was sent: the attempt is handed back
     │   └── StoreUnavailable Redis is out of reach: nothing is dialed, the task comes back
     │       └── StoreFull    Redis is full: new contacts are refused, what is there goes on
     ├── PermanentError     will not pass: `scope` says whether this contact or the whole service
@@ -135,6 +136,10 @@ class StoreUnavailable(TransientError):
 
 class StoreFull(StoreUnavailable):
     """Redis is full: new contacts are refused, and the calls that it has go on."""
+
+
+class LeaseExpired(TransientError):
+    """The worker's lease ran out before the first byte was sent, so the call may be another worker's by now."""
 
 
 class PermanentError(ServiceError):

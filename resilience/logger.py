@@ -1,9 +1,9 @@
-"""JSON lines in one file, written by many processes, with nobody's secret or phone number in them.
+"""The log: JSON lines in one file, written by many processes, without secrets and phone numbers.
 
-A record is one `write` to a file opened for appending, so lines of different processes never mix. A file that is
-full is renamed by whoever locks it first; the others notice the new one by its inode and follow. A file that cannot
-be written never fails a call: the lines go to stderr, with one notice, until it can be written again.
-Events have static names; whatever varies is a field. Another library's record becomes event `log` with its message.
+A record is one `write` to a file opened for appending, so lines of different processes never mix. A full file is
+renamed by the process that locks it first; the others notice the new file by its inode. A file that cannot be written
+never fails a call: its lines go to stderr, with one notice, until it can be written again.
+Events have static names; whatever varies is a field. Another library's record is the event `log` with its message.
 """
 
 from __future__ import annotations
@@ -18,18 +18,28 @@ from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pythonjsonlogger.json import JsonFormatter
 
-from resilience.config.settings import Logging
-from resilience.redact import MASK, SECRET_NAMES, mask_phone, scrub
-
-__all__ = ["CUT", "log", "mask_phone", "scrub", "setup"]
+from resilience.redact import MASK, SECRET_NAMES, scrub
 
 CUT = 8192  # characters of a field; a line stays one write
 _TAIL = 4096  # longer than any secret: what a cut may have torn in two ends before it
 _LOGGER = logging.getLogger("lineman")
+
+
+class Options(Protocol):
+    """Where the log goes: a file that is renamed above `max_bytes`, and how many renamed ones are kept."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def level(self) -> str: ...
+    @property
+    def max_bytes(self) -> int: ...
+    @property
+    def backups(self) -> int: ...
 
 
 def log(
@@ -60,12 +70,12 @@ def log(
     _LOGGER.log(level, event, exc_info=exc_info, extra={"lineman": (known, fields)})
 
 
-def setup(settings_logging: Logging, *, secrets: Iterable[str], process: str, console: bool = False) -> None:
-    """Sends every record of this process to the file of `settings_logging`, and with `console` to stderr as well.
+def setup(options: Options, *, secrets: Iterable[str], process: str, console: bool = False) -> None:
+    """Sends every record of this process to the file of `options`, and with `console` to stderr as well.
 
-    Again after a fork, or twice: no harm.
+    It may be called again, also after a fork: the handlers of the earlier call are replaced.
     """
-    handlers: list[logging.Handler] = [_File(settings_logging), *([_Console()] if console else [])]
+    handlers: list[logging.Handler] = [_File(options), *([_Console()] if console else [])]
     root = logging.getLogger()
     earlier = [old for old in root.handlers if isinstance(old, _File | _Console)]
     for handler in handlers:
@@ -74,7 +84,7 @@ def setup(settings_logging: Logging, *, secrets: Iterable[str], process: str, co
     for old in earlier:
         root.removeHandler(old)
         old.close()
-    root.setLevel(settings_logging.level)
+    root.setLevel(options.level)
 
 
 class _Line(JsonFormatter):
@@ -144,16 +154,16 @@ def _text(value: object) -> str:
 
 
 class _Console(logging.StreamHandler):  # type: ignore[type-arg]
-    """The same lines for who watches the process: a terminal, or a container's log."""
+    """The same lines on stderr: for a terminal, or a container's log."""
 
 
 class _File(logging.Handler):
-    """The log file of all processes. Follows it when it is rotated; takes stderr when it cannot be written."""
+    """The log file of all processes: followed when it is rotated, replaced by stderr while it cannot be written."""
 
-    def __init__(self, settings: Logging) -> None:
+    def __init__(self, options: Options) -> None:
         super().__init__()
-        self._path = Path(settings.path).absolute()  # the process may change its folder
-        self._max_bytes, self._backups = settings.max_bytes, settings.backups
+        self._path = Path(options.path).absolute()  # the process may change its folder
+        self._max_bytes, self._backups = options.max_bytes, options.backups
         self._fd: int | None = None
         self._inode = 0
         self._torn = self._noticed = False
@@ -166,7 +176,7 @@ class _File(logging.Handler):
                 self._noticed = False
             except OSError as exc:
                 self._to_stderr(line, exc)
-        except Exception as exc:  # noqa: BLE001 whatever it is, a line must not fail the call it tells about
+        except Exception as exc:  # noqa: BLE001 whatever it is, a line must not fail the call it is about
             self._to_stderr(b"", exc)
 
     def close(self) -> None:
@@ -206,7 +216,7 @@ class _File(logging.Handler):
         return self._fd, now.st_size
 
     def _rotate(self) -> bool:
-        """Renames the file unless another did. False where it is being done, or cannot be: the file grows on."""
+        """Renames the file unless another process has done it. False: another is doing it, or it failed."""
         try:
             # A description of its own: a lock on an inherited one would be shared with the forked siblings.
             with self._path.open("rb") as file:

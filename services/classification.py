@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from resilience.errors import (
     parse_http_date,
     parse_retry_after,
 )
+from resilience.redact import quoted, scrub
 
 
 class _Row(NamedTuple):
@@ -38,6 +39,7 @@ class _Row(NamedTuple):
     counts: bool = False
     alive: bool = False
     names_contact: bool = False
+    named: bool = True
     wait: float | None = None  # seconds, where the service names none
     at_least: float = 0.0
 
@@ -62,7 +64,10 @@ _CONFIG = _Row(
     alive=True,
 )
 _RATE_LIMIT = "rate_limit_exceeded rate_limit_error slow_down RATE_LIMIT REQUEST_LIMIT_EXCEEDED usageLimits 20429"
-# The special stands before the general: HubSpot sends DAILY together with RATE_LIMIT.
+_NO_SCOPE = (
+    "missing_permissions insufficient_permissions authorization_error subscription_required feature_not_available"
+)
+# The special comes before the general: HubSpot sends DAILY together with RATE_LIMIT.
 _TABLE = (
     _MONEY,
     _CONTACT,
@@ -73,8 +78,10 @@ _TABLE = (
     _Row(ThrottledError, "SECONDLY*", alive=True, wait=1.0),
     _Row(ThrottledError, "concurrent_limit_exceeded too_many_concurrent_requests 10004 86008", alive=True),
     _Row(ThrottledError, _RATE_LIMIT, (429,), alive=True),
-    _Row(PermanentError, "missing_permissions insufficient_permissions authorization_error", (403,)),
-    _Row(PermanentError, "invalid_api_key authentication_error INVALID_SESSION_ID invalid_grant 20003", (401, 407)),
+    _Row(PermanentError, _NO_SCOPE),
+    _Row(PermanentError, "invalid_api_key authentication_error INVALID_SESSION_ID invalid_grant 20003"),
+    # Without a known code it may be a firewall's, and pass.
+    _Row(PermanentError, "", (401, 403, 407), named=False),
     _Row(TransientError, "UNABLE_TO_LOCK_ROW", (423, 425, 477), ThrottledError, alive=True, wait=2.0, at_least=2.0),
     _Row(TransientError, "", (408,), InDoubtError, sent=Sent.UNKNOWN, counts=True),
     _Row(TransientError, "", (409,), InDoubtError, sent=Sent.UNKNOWN, alive=True),
@@ -82,9 +89,9 @@ _TABLE = (
     _Row(TransientError, "", (503, 529), counts=True),
     _Row(PermanentError, "", (400, 404, 405, 410, 413, 415, 422), scope=Scope.CONTACT, alive=True),
 )
-_REDIRECT = _Row(PermanentError)
+_REDIRECT = _Row(PermanentError, named=False)
 _UNKNOWN_4XX = _Row(PermanentError, scope=Scope.CONTACT)
-_UNKNOWN = _Row(PermanentError, dial=InDoubtError, sent=Sent.UNKNOWN, counts=True)
+_UNKNOWN = _Row(PermanentError, dial=InDoubtError, sent=Sent.UNKNOWN, counts=True, named=False)
 _SUCCESS_FALSE = _Row(InDoubtError, sent=Sent.UNKNOWN, counts=True)
 
 _NAMES = {
@@ -94,10 +101,9 @@ _NAMES = {
     "telegram": "Telegram",
     "pagerduty": "PagerDuty",
 }
-_WORDS = "code", "status", "errorCode", "errorType", "policyName", "error_code", "reason", "domain", "error", "type"
+_KEYS = "code", "status", "errorCode", "errorType", "policyName", "error_code", "reason", "domain", "error", "type"
 _TEXTS = "message", "msg", "description", "error_description", "detail", "error"
 _CODE = re.compile(r"(?!error$|.*\d{6})[\w.-]{1,64}", re.ASCII)
-_PHONE = re.compile(r"\+?\d(?:[ ().-]{0,2}\d){6,}")
 _BAD_NUMBER = re.compile(
     r"(?=.*\b(?:to_|phone[ _])?number\b)(?!.*\b(?:agent|source|caller|from)\b)"
     r".*\b(?:invalid|unverified|not (?:\w+ ){0,3}(?:valid|verified)|does not exist|not in service)\b",
@@ -106,15 +112,22 @@ _BAD_NUMBER = re.compile(
 
 
 def classify(
-    status: int, body: Any, headers: Mapping[str, str], *, service: str, dial: bool = False
+    status: int,
+    body: Any,
+    headers: Mapping[str, str],
+    *,
+    service: str,
+    dial: bool = False,
+    secrets: Collection[str] = (),
 ) -> ServiceError | None:
     """What an answer means; None where it is a good one.
 
-    `body` is the parsed JSON, or the text where it is none. A 409 that says `resource_already_exists` is a good
-    answer, except to a dial. A status that no row knows has the code `unknown_status` and is permanent: a 4xx for
-    the contact, any other for the service, but a dial so answered is in doubt.
+    `body` is the parsed JSON, or the text where it is none. The error quotes none of `secrets`. A 409 that says
+    `resource_already_exists` is a good answer, except to a dial. A status that no row knows has the code
+    `unknown_status` and is permanent: a 4xx for the contact, any other for the service, but a dial so answered is in
+    doubt.
     """
-    codes = _codes(status, body)
+    codes = _codes(status, body, secrets)
     row, code = _judge(status, body, codes, dial)
     if row is None:
         return None
@@ -122,7 +135,7 @@ def classify(
     code = code or next((c for c in codes if not c.startswith("field:")), f"http_{status}")
     folded = {name.lower(): value for name, value in headers.items()}
     return kind(
-        _message(service, status, code, body),
+        _message(service, status, code, body, secrets),
         service=service,
         code=code,
         status=status,
@@ -131,8 +144,9 @@ def classify(
         counts=row.counts,
         alive=row.alive,
         names_contact=row.names_contact,
+        named=row.named,
         retry_after=None if kind is PermanentError else _wait(row, folded, body),
-        request_id=folded.get("request-id") or folded.get("x-request-id", ""),
+        request_id=scrub(folded.get("request-id") or folded.get("x-request-id", ""), secrets),
     )
 
 
@@ -182,14 +196,14 @@ def _parts(value: Any, depth: int = 4) -> Iterator[Mapping[str, Any]]:
             yield from _parts(value.get(key), depth - 1)
 
 
-def _codes(status: int, body: Any) -> list[str]:
-    """Every word of the body that names the error, and `field:<name>` for the fields it refuses."""
+def _codes(status: int, body: Any, secrets: Collection[str]) -> list[str]:
+    """Every name that the body gives the error, and `field:<name>` for the fields it refuses."""
     parts = list(_parts(body))
-    words = [str(part[key]) for part in parts for key in _WORDS if type(part.get(key)) in (str, int)]
-    codes = [word for word in words if word != str(status) and _CODE.fullmatch(word)]
+    names = [scrub(str(part[key]), secrets) for part in parts for key in _KEYS if type(part.get(key)) in (str, int)]
+    codes = [name for name in names if name != str(status) and _CODE.fullmatch(name)]
     if status in (400, 422):
-        names = (name for part in parts for name in (str(part.get("param")), *_items(part.get("loc"))))
-        codes += [f"field:{piece}" for name in names for piece in name.split(".")]
+        fields = (name for part in parts for name in (str(part.get("param")), *_items(part.get("loc"))))
+        codes += [f"field:{piece}" for name in fields for piece in name.split(".")]
     if status == 429 and "daily" in _text(body).lower():
         codes.append("daily")
     return codes
@@ -210,9 +224,7 @@ def _text(body: Any) -> str:
     return ""
 
 
-def _message(service: str, status: int, code: str, body: Any) -> str:
-    """One line without phone numbers or control characters; only 200 characters of it are the service's."""
-    text = _PHONE.sub("[number]", _text(body))
-    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+def _message(service: str, status: int, code: str, body: Any, secrets: Collection[str]) -> str:
+    text = quoted(_text(body), secrets, numbers=True)
     head = f"{display_name(service)} answered {status}" + ("" if code == f"http_{status}" else f" ({code})")
-    return head + (f": {text[:200]}" if text else "")
+    return head + (f": {text}" if text else "")

@@ -1,4 +1,4 @@
-"""Who is told of an alert, and when not: the routes and the quiet hours of config.yml."""
+"""Which channels get an alert, and when none does: the routes and the quiet hours of config.yml."""
 
 from __future__ import annotations
 
@@ -62,28 +62,28 @@ def _routes(value: object) -> object:
 
 
 class QuietHours(Model):
-    """From `start` to `end`, each day, in `timezone`; over midnight where `start` is the later one."""
+    """From `start` to `end` each day in `timezone`, past midnight where `start` is the later one."""
 
     start: Annotated[str, AfterValidator(_clock)]
     end: Annotated[str, AfterValidator(_clock), AfterValidator(_another_time)]
     timezone: Annotated[str, AfterValidator(_zone_name)] = "UTC"
 
     def cover(self, at: float) -> bool:
-        """Whether the unix second `at` lies within."""
+        """Whether `at` (unix seconds) is within them."""
         now = datetime.fromtimestamp(at, _zone(self.timezone)).time()
         start, end = time.fromisoformat(self.start), time.fromisoformat(self.end)
         return start <= now < end if start < end else now >= start or now < end
 
 
 class Route(Model):
-    """These channels get the alerts of these severities and services; of all, where a list is left out."""
+    """Sends the alerts of these severities and services to these channels. A list left out means all of them."""
 
     channels: Annotated[tuple[Annotated[str, AfterValidator(_channel)], ...], BeforeValidator(_list)]
     severities: Annotated[tuple[Literal["critical", "warning"], ...], BeforeValidator(_list)] | None = None
     services: Annotated[tuple[of.ServiceName, ...], BeforeValidator(_list)] | None = None
 
     def takes(self, severity: str, service: str) -> bool:
-        """What is Lineman's own (a channel, the dispatcher) is an alert of every service."""
+        """Whether it has such an alert. Lineman's own alerts (of a channel, the dispatcher) are of every service."""
         of_service = self.services is None or service in self.services or service not in of.SERVICES
         return of_service and (self.severities is None or severity in self.severities)
 
@@ -93,7 +93,7 @@ Routes = Annotated[tuple[Route, ...], BeforeValidator(_routes)]
 
 
 def channels_for(severity: str, service: str, routes: tuple[Route, ...], enabled: Any) -> tuple[str, ...]:
-    """The channels of `enabled` that carry such an alert, in their order: the union of the routes that take it."""
+    """The channels of `enabled`, in their order, to which any route sends such an alert."""
     if not routes:
         return tuple(enabled)
     wanted = {channel for route in routes if route.takes(severity, service) for channel in route.channels}

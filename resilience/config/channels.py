@@ -1,4 +1,4 @@
-"""The ways to the admin, as config.yml sets them. Each is off until its `enabled` holds."""
+"""The channels that carry alerts, as config.yml sets them. A channel is off until its required keys have values."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Reads a YAML file and the environment into plain data, and words what is wrong with it.
+"""Reads a YAML file and the environment into plain data, and says what is wrong with it.
 
 Every scalar stays text until its field is known, so `no`, `1:30`, `2026-01-01` and a chat id with leading zeros
-mean what they say. `${NAME}` is expanded after parsing: a variable's value can never become YAML.
+keep their form. `${NAME}` is expanded after parsing: a variable's value can never become YAML.
 Each value remembers the variable it came from, so that a fault can name it. No message shows a secret.
 """
 
@@ -62,7 +62,7 @@ class _Loader(yaml.SafeLoader):
 def read(path: Path, environ: Mapping[str, str], defaults: Mapping[str, Any]) -> Document:
     """Reads `path`; a key it leaves out is taken from `defaults`, which may name variables too.
 
-    Raises ConfigError when it cannot be read as a mapping. What is wrong with a single value goes to `faults`.
+    Raises ConfigError when the file cannot be read as a mapping. A fault of a single value goes to `faults`.
     """
     try:
         data = _parse(path)
@@ -190,7 +190,7 @@ def _got(at: Key, value: object, variables: str) -> str:
         return ""
     text = str(value)
     if at[0] in {"redis", "broker"} and at[-1] == "url":
-        scheme = re.match(r"\w+://", text)  # a password may stand anywhere behind it
+        scheme = re.match(r"\w+://", text)  # a password may be anywhere behind it
         text = f"{scheme[0]}..." if scheme else "text without ://"
     elif at[-1].endswith("url"):
         text = re.sub(r"^(\w+://)?.*@", r"\1***@", text)

@@ -1,4 +1,4 @@
-"""The kinds of values config.yml may hold, each with the rule that a fault is told by.
+"""The kinds of values config.yml may hold, each with the rule that its error message quotes.
 
 A number may come as text (from YAML or the environment); a bool is none, nor is inf or nan.
 A field made by `from_env` is read from its variable even where the file leaves it out.
@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import redis
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo
 
+from resilience.redact import pieces
 from resilience.store import connection as redis_client
 
 SERVICES = ("elevenlabs", "crm")
@@ -28,7 +29,7 @@ class Model(BaseModel):
 
 
 def from_env(name: str, default: object = "", *, shown: bool = True) -> Any:
-    """A field whose default is `${name:-default}`; `shown` says whether its value may stand in a repr."""
+    """A field whose default is `${name:-default}`; `shown` says whether a repr may show its value."""
     return Field(default, repr=shown, json_schema_extra={"text": f"${{{name}:-{default}}}"})
 
 
@@ -56,8 +57,8 @@ def secrets(value: object) -> Iterator[str]:
     elif isinstance(value, tuple):
         for url in (item.get_secret_value() for item in value if isinstance(item, SecretStr)):
             yield url
-            # apprise makes other URLs of the pieces; the shorter ones may be words.
-            yield from (piece for piece in re.split(r"[/?&=:@,#]+", url) if len(piece) >= _TOKEN)
+            # apprise makes other URLs of the pieces; the shorter ones may be plain English.
+            yield from pieces(url, _TOKEN)
 
 
 def _passwords(url: str) -> Iterator[str]:
@@ -83,7 +84,7 @@ def _number(of: type[int] | type[float], rule: str, holds: Callable[[float], boo
 
 
 def not_below(other: str) -> AfterValidator:
-    """Refuses a value below that of the field `other`, which stands before it."""
+    """Refuses a value below that of the field `other`, which is declared before it."""
 
     def check(value: float, info: ValidationInfo) -> float:
         floor = info.data.get(other, value)

@@ -1,8 +1,8 @@
 """What the operator decides: services, retries, breakers, health, alerts, logging.
 
 `load` reads config.yml and the environment once, when a process starts, and raises one ConfigError that lists every
-fault. What it returns is frozen. A variable that is named without a default and unset is no fault yet: it stands in
-`Settings.missing`, because `enqueue` and `status` need no keys while a worker does. Durations are seconds.
+fault. What it returns is frozen. A variable that is named without a default and unset is no fault yet: it is
+listed in `Settings.missing`, because a worker needs the keys and `enqueue` and `status` do not. Durations are seconds.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class CircuitBreaker(Model):
 
 
 class Release(Model):
-    """Deferred calls after a recovery, in calls per second: `rate` at first, doubling each second."""
+    """Calls per second after a recovery: `rate` at first, doubled each second."""
 
     rate: of.PerSecond = 1.0
     max_rate: Annotated[of.PerSecond, not_below("rate")] = 50.0
@@ -125,7 +125,7 @@ class Calls(Model):
 
 
 class Alerts(Model):
-    """Deliveries wait in the store, never in a worker, so `retry` is bound by no visibility timeout."""
+    """Alerts. Deliveries wait in the store and never in a worker, so no visibility timeout limits `retry`."""
 
     interval: Seconds = 1.0
     group_interval: Seconds = 300.0
@@ -172,7 +172,7 @@ class Settings(Model):
 
     @property
     def longest_countdown(self) -> float:
-        """Seconds a message may lie with a worker before it runs."""
+        """Seconds that a worker may hold a message before it runs."""
         return max(service.retry.max_delay * (1 + service.retry.jitter) for service in self.services.values())
 
     @property

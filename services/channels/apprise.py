@@ -1,22 +1,21 @@
 """Alerts to any place that apprise has a URL for (https://github.com/caronc/apprise/wiki).
 
-One channel has one URL: apprise tells of all its places only whether every one of them took the message, and to
-repeat it for one would be to send it twice to the others. Nothing waits in here: apprise's pauses between requests
-and its retries are off, because the task repeats. Redirects are not followed: the POST would arrive as a GET without
-the alert. apprise does not say whether a failure will pass, so every failure is transient.
-The whole URL is secret, and each piece of it: apprise's own log is shut, and quoted with the pieces masked.
+One channel has one URL, because apprise reports only whether all its places took the message: a repetition for one
+would reach the others twice. Nothing waits in here: apprise's pauses between requests and its retries are off, because
+the task repeats. Redirects are not followed: the POST would arrive as a GET without the alert. apprise does not say
+whether a failure will pass, so every failure is transient.
+The whole URL is secret, and each piece of it: apprise's own log is off, and quoted with the pieces masked.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote
 
 from resilience.alerts.message import Message
 from resilience.errors import PermanentError, Sent, TransientError
+from resilience.redact import pieces, quoted
 
 _WORTH_HIDING = 4  # characters: a shorter piece of a URL is no secret
 _LOG = logging.getLogger("apprise")
@@ -50,7 +49,8 @@ class Apprise:
             if result:
                 return
             said = next((entry.message for entry in result.logs()), "it did not say why")
-        text = f"{self._name} ({place.service_name}) did not take the alert: {self._masked(said)}"
+        cause = quoted(said, pieces(self.url, _WORTH_HIDING))
+        text = f"{self._name} ({place.service_name}) did not take the alert: {cause}"
         raise TransientError(text, service="apprise", sent=Sent.UNKNOWN)
 
     def _hurry(self, place: Any) -> None:
@@ -65,13 +65,6 @@ class Apprise:
     @property
     def _name(self) -> str:
         return f"URL {self.position} of APPRISE_URLS"
-
-    def _masked(self, text: str) -> str:
-        pieces = re.split(r"[/?&=:@,#]+", self.url.partition("://")[2])
-        forms = sorted({*pieces, *map(unquote, pieces)}, key=len, reverse=True)
-        for form in (form for form in forms if len(form) >= _WORTH_HIDING):
-            text = re.sub(re.escape(form), "***", text, flags=re.IGNORECASE)
-        return " ".join(text.split())[:200]
 
 
 def _type(message: Message) -> str:

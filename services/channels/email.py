@@ -26,8 +26,8 @@ from typing import Literal
 
 from resilience.alerts.message import Message
 from resilience.errors import PermanentError, Sent, ServiceError, TransientError
-
-log = logging.getLogger(__name__)
+from resilience.logger import log
+from resilience.redact import mask_address, quoted
 
 _SUBMISSION_PORT = 587
 _BROKEN = (smtplib.SMTPServerDisconnected, ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
@@ -74,14 +74,15 @@ class Email:
         except (OSError, ValueError) as exc:  # smtplib's own exceptions are OSErrors
             raise self._classified(exc) from None  # the chain could show a password the server echoed
         for address, (code, reply) in refused.items():
-            fields = {
-                "alert_id": message.id,
-                "recipient": _masked(address),
-                "status": code,
-                "reply": self._shown(reply),
-            }
-            # The record's form is resilience.logger's: this is what makes it an event with fields.
-            log.warning("recipient_refused", extra={"lineman": ({"service": "email"}, fields)})
+            log(
+                "recipient_refused",
+                level=logging.WARNING,
+                service="email",
+                alert_id=message.id,
+                recipient=mask_address(address),
+                status=code,
+                reply=self._shown(reply),
+            )
 
     def _addresses(self) -> list[str]:
         return [address for _, address in map(parseaddr, self.recipients) if address]
@@ -200,11 +201,10 @@ class Email:
     def _shown(self, reply: bytes | str) -> str:
         # Servers echo commands they do not know, and a login is one line of base64.
         text = reply.decode("utf-8", "replace") if isinstance(reply, bytes) else reply
-        for plain in (f"\0{self.user}\0{self.password}", self.password) if self.password else ():
-            text = text.replace(base64.b64encode(plain.encode()).decode(), "***").replace(plain, "***")
+        plain = (f"\0{self.user}\0{self.password}", self.password) if self.password else ()
         for address in self._addresses():
-            text = text.replace(address, _masked(address))
-        return " ".join(text.split())[:200]
+            text = text.replace(address, mask_address(address))
+        return quoted(text, [*plain, *(base64.b64encode(each.encode()).decode() for each in plain)])
 
 
 def _thread(message: Message) -> str:
@@ -227,8 +227,3 @@ def _one_line(text: str) -> str:
 
 def _encodable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
-
-
-def _masked(address: str) -> str:
-    local, _, domain = address.rpartition("@")
-    return f"{local[:1]}***@{domain}"

@@ -7,13 +7,14 @@ resolved stays open until a person closes it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from resilience.alerts.message import Message, cut
 from resilience.errors import ServiceError
 from services import http
 from services.channels.webhook import by_status
+from services.classification import classify
 
 _SUMMARY_LIMIT = 1024
 _KEY_LIMIT = 255
@@ -62,10 +63,10 @@ class PagerDuty:
 
     def _refusal(self, answer: http.Answer) -> ServiceError | None:
         if answer.status == 400:
-            answer = replace(answer, body={"message": _objections(answer.body)})
-            return http.judge(answer, service="pagerduty", secrets=(self.routing_key,))
+            body = {"message": _objections(answer.body)}
+            return classify(400, body, answer.headers, service="pagerduty", secrets=(self.routing_key,))
         if answer.status != 202:
-            return http.lost_receipt("not_accepted", answer.status, service="pagerduty", dial=False)
+            return http.unconfirmed_success("not_accepted", answer.status, service="pagerduty", dial=False)
         return None
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from resilience.alerts.message import Message, cut
 from resilience.errors import PermanentError
+from resilience.logger import log
 from services import http
-
-log = logging.getLogger(__name__)
+from services.classification import classify
 
 LIMIT = 4096  # UTF-16 code units, which is how Telegram counts
 
@@ -35,9 +35,14 @@ class Telegram:
         new_id = self._post(self.chat_id, text)
         if new_id is None:
             return
-        known = {"service": "telegram", "next_action": f"set TELEGRAM_CHAT_ID to {new_id}"}
-        # The record's form is resilience.logger's: this is what makes it an event with fields.
-        log.warning("telegram_chat_moved", extra={"lineman": (known, {"alert_id": message.id, "new_chat_id": new_id})})
+        log(
+            "telegram_chat_moved",
+            level=logging.WARNING,
+            service="telegram",
+            next_action=f"set TELEGRAM_CHAT_ID to {new_id}",
+            alert_id=message.id,
+            new_chat_id=new_id,
+        )
         if self._post(new_id, text) is not None:
             raise PermanentError("Telegram says twice that the chat has moved", service="telegram", code="moved")
 
@@ -57,11 +62,11 @@ class Telegram:
         moved = _moved_to(answer.body) if answer.status == 400 else None
         if moved is not None:
             return moved
-        failure = http.judge(answer, service="telegram", secrets=(self.token,))
+        failure = classify(answer.status, answer.body, answer.headers, service="telegram", secrets=(self.token,))
         if failure is not None:
             raise failure
         if not (isinstance(answer.body, dict) and answer.body.get("ok") is True):
-            raise http.lost_receipt("not_ok", answer.status, service="telegram", dial=False)
+            raise http.unconfirmed_success("not_ok", answer.status, service="telegram", dial=False)
         return None
 
     def _request(self, chat_id: str | int, text: str) -> tuple[str, dict[str, Any]]:

@@ -1,9 +1,9 @@
 """Alerts to an operator's own URL: one signed POST, after Standard Webhooks (https://www.standardwebhooks.com).
 
-`webhook-id` is the alert's id on every retry, so a receiver can drop repeats, and whatever went unanswered is safe
-to repeat. Slack and Discord, known by their hosts, get the body that they understand. The status alone decides: a
-receiver's body is its own business, and may echo the error code the alert is about; only Discord's `retry_after` is
-read. The URL may carry a token: no text here carries more of it than its scheme and host.
+`webhook-id` is the alert's id on every retry, so a receiver can drop repeats, and an unanswered request is safe to
+repeat. Slack and Discord, known by their hosts, get the body that they understand. The status alone decides, because a
+receiver's body may echo the error code that the alert is about; only Discord's `retry_after` is read. The URL may
+carry a token, so no text here shows more of it than its scheme and host.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ from __future__ import annotations
 import base64
 import hmac
 import json
-import re
 import string
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, urlsplit
 
 from resilience.alerts.message import Message, cut
 from resilience.errors import PermanentError, ServiceError, ThrottledError, TransientError, parse_retry_after
+from resilience.redact import pieces
 from services import http
+from services.classification import classify
 
 Format = Literal["auto", "json", "slack", "discord"]
 
@@ -73,7 +74,7 @@ class Webhook:
             )
         except ServiceError as exc:
             return by_status(exc)
-        judged = http.judge(answer, service="webhook", secrets=secrets)
+        judged = classify(answer.status, answer.body, answer.headers, service="webhook", secrets=secrets)
         failure = by_status(judged) if judged else None
         if failure and self._form == "discord" and isinstance(answer.body, dict):
             # Its header has whole seconds, its body the fraction too.
@@ -124,10 +125,8 @@ class Webhook:
 
     def _secrets(self) -> list[str]:
         parts = urlsplit(self.url)
-        whole = f"{parts.path}?{parts.query}"
-        pieces = [self.url, whole, parts.path, parts.username or "", parts.password or "", *re.split("[/?&=]", whole)]
-        long = [piece for piece in pieces if len(piece) >= _WORTH_HIDING]
-        return [*long, *map(unquote, long), *filter(None, [self.secret])]
+        hidden = f"{parts.username}:{parts.password}@{parts.path}?{parts.query}"
+        return [self.url, *pieces(hidden, _WORTH_HIDING), *filter(None, [self.secret])]
 
 
 def by_status(error: ServiceError) -> ServiceError | None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import socket
 import ssl
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,15 @@ import requests
 import trustme
 
 from resilience.errors import InDoubtError, PermanentError, Scope, Sent, ServiceError, TransientError
-from services.http import MAX_BODY, Answer, from_exception, request
+from services.connection import MAX_BODY
+from services.failures import from_exception
+from services.http import Answer, request
 from tests.services.wire import (
     GOOD,
     Script,
     Wire,
     drips,
+    drips_in_the_handshake,
     hangs_up_in_the_handshake,
     never_answers,
     refusing_port,
@@ -34,6 +39,7 @@ from tests.services.wire import (
     resets_unread,
     sends,
 )
+from tests.support import wait_until
 
 KEY, TOKEN = "xi-4f9a/secret", "bot77:AAF-token"
 PATIENT, SHORT = (5.0, 5.0), (0.4, 0.4)
@@ -82,13 +88,24 @@ def full_address() -> Iterator[str]:
     """A listener that accepts nothing and whose queue is full, so that Linux drops every further SYN."""
     with ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
-        listener.bind(("127.0.0.1", 0))
+        listener.bind(("", 0))
         listener.listen(0)
         for _ in range(3):
             client = stack.enter_context(socket.socket())
             client.setblocking(False)
-            client.connect_ex(listener.getsockname())
+            client.connect_ex(("127.0.0.1", listener.getsockname()[1]))
         yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+def resolves(monkeypatch: pytest.MonkeyPatch, name: str, *addresses: tuple[str, int]) -> None:
+    """Has the system's resolver answer with these addresses for the host `name`."""
+    real = socket.getaddrinfo
+
+    def resolve(host: str, port: int, *args: Any, **options: Any) -> Any:
+        found = addresses if host == name else [(host, port)]
+        return [entry for address in found for entry in real(*address, *args, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
 
 
 def ask(base: str, *, dial: bool = False, **more: Any) -> Answer:
@@ -192,6 +209,9 @@ def in_doubt(dial: bool) -> type[ServiceError]:
 IN_DOUBT: list[tuple[str, Script, str]] = [
     ("21 silence", never_answers, "read_timeout"),
     ("21 silence in the headers", sends(GOOD[:30], b"", pause=10), "read_timeout"),
+    ("21 a status line that drips", drips(b"HTTP/1.1 20", b"0"), "read_timeout"),
+    ("21 headers that drip", drips(b"HTTP/1.1 200 OK\r\nX-Slow: ", b"x"), "read_timeout"),
+    ("21 one 100 Continue after the other", drips(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), "read_timeout"),
     ("21 silence in the body", sends(GOOD[:-4], b"", pause=10), "read_timeout"),
     ("21 a body that drips", drips(GOOD.replace(b"12", b"900")[:-12], b" "), "read_timeout"),
     ("21 a chunk's head that drips",
@@ -236,6 +256,96 @@ def test_a_dripping_body_is_cut_off_under_tls_too(serve: Callable[..., Wire], tl
 
     check(fails(wire.url, dial=dial, timeout=SHORT), "read_timeout", in_doubt(dial), Sent.UNKNOWN)
     assert time.monotonic() - started < sum(SHORT) + SLACK_S
+
+
+@both
+@pytest.mark.usefixtures("trusted")
+@pytest.mark.parametrize(
+    "script",
+    [
+        drips(b"HTTP/1.1 200 OK\r\nX-Slow: ", b"x"),
+        drips(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    ],
+    ids=["headers that drip", "100 Continue without end"],
+)
+def test_an_answer_that_drips_is_cut_off_under_tls_and_in_a_pools_thread(
+    serve: Callable[..., Wire], tls: ssl.SSLContext, dial: bool, script: Script
+) -> None:
+    wire = serve(script, tls)
+    started = time.monotonic()
+
+    with ThreadPoolExecutor(1) as pool:
+        error = pool.submit(fails, wire.url, dial=dial, timeout=SHORT).result()
+
+    check(error, "read_timeout", in_doubt(dial), Sent.UNKNOWN)
+    assert time.monotonic() - started < sum(SHORT) + SLACK_S
+
+
+@both
+def test_a_tls_handshake_without_an_end_was_not_sent(serve: Callable[..., Wire], dial: bool) -> None:
+    wire = serve(drips_in_the_handshake)
+    started = time.monotonic()
+
+    error = fails(wire.url.replace("http", "https"), dial=dial, timeout=(0.4, 9))
+
+    check(error, "connect_timeout", TransientError, Sent.NO)
+    assert time.monotonic() - started < 0.4 + SLACK_S
+
+
+@both
+def test_many_addresses_out_of_reach_share_the_connect_timeout(
+    full_address: str, dial: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = int(full_address.partition(":")[2])
+    resolves(monkeypatch, "many.example", *((f"127.0.0.{n}", port) for n in range(1, 21)))
+    started = time.monotonic()
+
+    check(fails("http://many.example", dial=dial, timeout=(0.5, 9)), "connect_timeout", TransientError, Sent.NO)
+    assert time.monotonic() - started < 0.5 + SLACK_S
+
+
+def test_an_address_out_of_reach_leaves_time_for_the_next(
+    serve: Callable[..., Wire], full_address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire = serve(sends(GOOD))
+    full, good = (("127.0.0.1", int(each.partition(":")[2])) for each in (full_address, wire.address))
+    resolves(monkeypatch, "two.example", full, good)
+
+    assert ask("http://two.example", timeout=(1.0, 5.0)).status == 200
+
+
+@both
+def test_a_resolver_without_an_answer_was_not_sent(dial: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait(20) and [])
+    started = time.monotonic()
+
+    error = fails("http://slow.example", dial=dial, timeout=(0.4, 9))
+    took = time.monotonic() - started
+    over.set()
+
+    check(error, "dns", TransientError, Sent.NO)
+    assert took < 0.4 + SLACK_S
+    wait_until(
+        lambda: "dns" not in [thread.name for thread in threading.enumerate()], what="the resolver's thread to end"
+    )
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_no_thread_and_no_socket_outlives_its_request(serve: Callable[..., Wire], full_address: str) -> None:
+    wire = serve(drips(b"HTTP/1.1 200 OK\r\nX-Slow: ", b"x"))
+    threads, descriptors = threading.active_count(), open_descriptors()
+
+    for base in (f"http://{full_address}", f"http://{refusing_port()}", "http://lineman.invalid"):
+        fails(base, dial=True, timeout=(0.1, 0.1))
+    fails(wire.url, dial=True, timeout=(0.1, 0.1))
+    wire.close()
+
+    wait_until(lambda: threading.active_count() < threads, what="the threads to end")
+    assert open_descriptors() < descriptors
 
 
 @both
@@ -394,16 +504,13 @@ def test_a_good_answer_comes_back_whole(serve: Callable[..., Wire]) -> None:
     assert wire.requests[0].endswith(b'\r\n\r\n{"to": 1}')
 
 
-def test_a_given_session_keeps_its_connection_but_never_for_a_dial(serve: Callable[..., Wire]) -> None:
+def test_each_request_has_a_connection_of_its_own(serve: Callable[..., Wire]) -> None:
     wire = serve(sends(GOOD, keep=True))
 
-    with requests.Session() as session:
-        ask(wire.url, session=session)
-        ask(wire.url, session=session)
-        kept = wire.connections
-        ask(wire.url, session=session, dial=True)
+    ask(wire.url)
+    ask(wire.url)
 
-    assert (kept, wire.connections) == (1, 2)
+    assert wire.connections == 2
 
 
 def test_loopback_is_asked_without_the_ambient_proxy(

@@ -1,4 +1,4 @@
-"""The stand-in breaks as it was told to, and its ground truth does not depend on what it told the caller."""
+"""The stand-in fails as asked, and its ground truth does not depend on its answers."""
 
 from __future__ import annotations
 
@@ -76,6 +76,7 @@ def test_a_good_dial_rings_and_is_found_again(stand_in: StandIn) -> None:
     assert answer["conversation_id"] == rang.conversation_id
     assert rang[:2] == ("spring:1", "spring:1:1")
     assert [each["conversation_id"] for each in listed["conversations"]] == [rang.conversation_id]
+    assert found["user_id"] == "spring:1"
     assert found["conversation_initiation_client_data"]["dynamic_variables"] == {"attempt_id": "spring:1:1"}
 
 
@@ -282,9 +283,9 @@ def test_each_service_words_its_errors_its_own_way(
     answer = get(stand_in, path)
 
     ((name, value),) = shown.items()
-    told = answer.json()[name]
+    shown = answer.json()[name]
     assert (answer.status_code, answer.headers["Retry-After"]) == (429, "2")
-    assert (told if isinstance(value, str) else {key: told[key] for key in value}) == value
+    assert (shown if isinstance(value, str) else {key: shown[key] for key in value}) == value
 
 
 def test_a_script_runs_before_a_standing_fault_and_a_mix_comes_last(stand_in: StandIn) -> None:

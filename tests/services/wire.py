@@ -115,6 +115,14 @@ def hangs_up_in_the_handshake(_: Wire, connection: socket.socket) -> None:
     connection.recv(65536)
 
 
+def drips_in_the_handshake(wire: Wire, connection: socket.socket) -> None:
+    connection.recv(65536)
+    connection.sendall(b"\x16\x03\x03\x40\x00\x02")  # a record of 16 KiB, whose first byte is of a ServerHello
+    for _ in range(200):
+        connection.sendall(b"\x00")
+        wire.over.wait(0.05)
+
+
 def drips(head: bytes, piece: bytes) -> Script:
     return sends(head, *[piece] * 200, pause=0.05)
 

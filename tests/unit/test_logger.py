@@ -20,7 +20,8 @@ import pytest
 from pydantic import SecretStr
 
 from resilience.config.settings import Logging
-from resilience.logger import CUT, _File, log, mask_phone, scrub, setup
+from resilience.logger import CUT, _File, log, setup
+from resilience.redact import mask_phone, scrub
 
 KEY = "sk_5f2c0a9d7e"
 PASSWORD = 'p+ä"ss\\w0rd'
@@ -158,7 +159,9 @@ def plant() -> None:
     log("objects", error=ValueError(everything), secret=SecretStr(KEY), raw=everything.encode(), odd={(everything,): 1})
     log("long", text="x" * (CUT - 5) + everything, listed=[everything] * 10_000)
     log(
-        "named", headers={"xi-api-key": "never-told-1", "Authorization": "Bearer never-told-2"}, password="never-told-3"
+        "named",
+        headers={"xi-api-key": "never-shown-1", "Authorization": "Bearer never-shown-2"},
+        password="never-shown-3",
     )
     foreign = logging.getLogger("requests.vendor")
     foreign.error(everything)
@@ -182,7 +185,7 @@ def test_no_secret_and_no_phone_number_is_written_anywhere(lines: Lines, tmp_pat
         PASSWORD,
         "B0000",
         "15112345",
-        "never-told",
+        "never-shown",
         "ss\\w0rd",
         "ss\\\\w0rd",
         "w0rd",
@@ -429,10 +432,10 @@ def test_a_path_that_cannot_be_written_is_told_once_and_the_lines_go_to_stderr(
     (tmp_path / "logs").unlink()
     log("third")
 
-    notice, *told = capfd.readouterr().err.splitlines()
+    notice, *rest = capfd.readouterr().err.splitlines()
     assert notice.startswith("lineman: cannot write the log ")
-    assert [(json.loads(line)["event"]) for line in told] == ["first", "second"]
-    assert KEY not in "".join(told)
+    assert [(json.loads(line)["event"]) for line in rest] == ["first", "second"]
+    assert KEY not in "".join(rest)
     assert json.loads((tmp_path / "logs" / "app.log").read_text())["event"] == "third"
 
 
@@ -442,9 +445,9 @@ def test_a_full_disk_fails_no_call(capfd: pytest.CaptureFixture[str]) -> None:
     log("first")
     log("second")
 
-    notice, *told = capfd.readouterr().err.splitlines()
+    notice, *rest = capfd.readouterr().err.splitlines()
     assert "No space left on device" in notice
-    assert [json.loads(line)["event"] for line in told] == ["first", "second"]
+    assert [json.loads(line)["event"] for line in rest] == ["first", "second"]
 
 
 @pytest.mark.usefixtures("lines")

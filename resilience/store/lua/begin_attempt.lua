@@ -26,7 +26,8 @@ local function go(g)
   return cjson.encode({answer = 'go', attempt_id = attempt_id(c), attempts = num(c.attempts), phone = c.phone,
     name = c.name, fields = c.fields, contact_id = c.contact_id, campaign = c.campaign, gen = num(c.gen),
     breaker_state = g.state, installation = installation(server), look_first = num(c.dials) > 1,
-    must_look = c.must_look ~= nil, look_since = c.must_look and num(c.created) - LOOK_BACK or num(c.first_dial)})
+    must_look = c.must_look ~= nil, foreign_known = c.foreign ~= nil,
+    look_since = c.must_look and num(c.created) - LOOK_BACK or num(c.first_dial)})
 end
 
 local g = gate_load(c.service)

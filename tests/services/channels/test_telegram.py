@@ -169,12 +169,12 @@ def test_an_alert_follows_a_group_to_its_new_id_and_asks_for_the_configuration_t
     moved = refused(400, "Bad Request: group chat was upgraded to a supergroup chat", migrate_to_chat_id=-100123)
     alert_receiver.replies = [alert_reply(400, moved), alert_reply(200, DELIVERED)]
 
-    with caplog.at_level(logging.WARNING, "services.channels.telegram"):
+    with caplog.at_level(logging.WARNING, "lineman"):
         telegram.send(ALERT)
 
     assert alert_receiver.arrivals[-1].body["chat_id"] == -100123
     assert "ElevenLabs is down" in alert_receiver.arrivals[-1].body["text"]
-    (record,) = (record for record in caplog.records if record.name == "services.channels.telegram")
+    (record,) = (record for record in caplog.records if record.name == "lineman")
     assert record.getMessage() == "telegram_chat_moved"
     assert record.lineman[0]["next_action"] == "set TELEGRAM_CHAT_ID to -100123"
 

@@ -1,4 +1,4 @@
-"""Who is told of what, and when not: the rules of `alerts` and their faults."""
+"""Which channels get which alert, and when none does: the rules of `alerts` and their faults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the operator is told about a configuration, and what a sound one means."""
+"""What the operator reads about a faulty configuration, and what a sound one means."""
 
 from __future__ import annotations
 
@@ -242,10 +242,10 @@ BAD_VALUES: list[tuple[dict[str, Any], list[str]]] = [
 def test_a_fault_names_the_key_the_rule_and_the_value(
     changes: dict[str, Any], lines: list[str], tmp_path: Path
 ) -> None:
-    told = faults(tmp_path, changed(changes))
+    shown = faults(tmp_path, changed(changes))
 
-    assert told == lines
-    assert "s3cret" not in str(told)
+    assert shown == lines
+    assert "s3cret" not in str(shown)
 
 
 def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
@@ -260,9 +260,9 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
         "services.openai": {},
     }
 
-    told = faults(tmp_path, changed(changes))
+    shown = faults(tmp_path, changed(changes))
 
-    keys = {line.split()[0] for line in told}
+    keys = {line.split()[0] for line in shown}
     assert {key.replace("E.", f"{E}.", 1) for key in changes} <= keys
 
 
@@ -288,9 +288,9 @@ UNREADABLE: list[tuple[str | bytes, str]] = [
 
 @pytest.mark.parametrize(("content", "sentence"), UNREADABLE, ids=lambda value: str(value)[:30])
 def test_a_file_that_is_no_configuration_gets_one_sentence(content: str | bytes, sentence: str, tmp_path: Path) -> None:
-    (told,) = faults(tmp_path, content)
+    (shown,) = faults(tmp_path, content)
 
-    assert told.startswith(sentence)
+    assert shown.startswith(sentence)
 
 
 def test_a_file_that_cannot_be_opened_gets_one_sentence(tmp_path: Path) -> None:
@@ -309,9 +309,9 @@ def test_a_fault_names_the_variable_its_value_came_from(tmp_path: Path) -> None:
         {"E.timeout.read": "${READ:-30}", "E.base_url": "${SCHEME}://${HOST}", "E.agent_id": "${ELEVEN_API_KEY}"}
     )
 
-    told = faults(tmp_path, content, {"READ": " -5 ", "SCHEME": "ftp", "HOST": "h", "SMTP_PORT": "x"})
+    shown = faults(tmp_path, content, {"READ": " -5 ", "SCHEME": "ftp", "HOST": "h", "SMTP_PORT": "x"})
 
-    assert told == [
+    assert shown == [
         f"{E}.base_url {HTTP} and without user or password, got ftp://h (from SCHEME, HOST)",
         f"{E}.timeout.read must be a number of seconds > 0, got -5 (from READ)",
         "alerts.channels.email.port must be a port, 1 to 65535, got x (from SMTP_PORT)",
@@ -321,10 +321,10 @@ def test_a_fault_names_the_variable_its_value_came_from(tmp_path: Path) -> None:
 def test_a_secret_in_the_wrong_place_is_not_shown(tmp_path: Path) -> None:
     content = changed({"E.timeout.read": "${ELEVEN_API_KEY}", "E.retry": "${ELEVEN_API_KEY}", "E.api_kee": "key-123"})
 
-    told = "\n".join(faults(tmp_path, content, {"ELEVEN_API_KEY": "key-123"}))
+    shown = "\n".join(faults(tmp_path, content, {"ELEVEN_API_KEY": "key-123"}))
 
-    assert "from ELEVEN_API_KEY" in told
-    assert "key-123" not in told
+    assert "from ELEVEN_API_KEY" in shown
+    assert "key-123" not in shown
 
 
 def test_a_variable_that_is_unset_or_empty_takes_the_default(tmp_path: Path) -> None:
@@ -354,9 +354,9 @@ def test_a_variable_without_a_default_is_missed_only_by_who_needs_it(tmp_path: P
 
 
 def test_a_missing_variable_no_value_can_stand_for_is_a_fault(tmp_path: Path) -> None:
-    told = faults(tmp_path, changed({"E.base_url": "${BASE}"}))
+    shown = faults(tmp_path, changed({"E.base_url": "${BASE}"}))
 
-    assert told == [f"{E}.base_url needs a value: set the environment variable BASE"]
+    assert shown == [f"{E}.base_url needs a value: set the environment variable BASE"]
 
 
 def test_an_empty_key_of_elevenlabs_is_missed_however_it_came_about(tmp_path: Path) -> None:
