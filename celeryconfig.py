@@ -1,4 +1,4 @@
-"""Celery's settings, each with its reason. Policy stands in config.yml; what is measured in docs/architecture.md.
+"""Celery's settings, each with its reason. Policy is in config.yml, what was measured in docs/architecture.md.
 
 Celery on Redis neither keeps every message nor runs it once. The call store is the truth; a message is a wake-up call.
 """
@@ -33,7 +33,7 @@ task_default_queue = "calls"
 task_create_missing_queues = False
 task_routes = {f"tasks.{name}.*": {"queue": "control"} for name in ("dispatch", "health", "alerts")}
 
-# A message is kept until its task is over: a killed worker's message comes back. The store tells a duplicate.
+# A message is kept until its task is over: a killed worker's message comes back. The store refuses a duplicate.
 task_acks_late = True
 # False would run a task that fails, or is too slow, for ever.
 task_acks_on_failure = True

@@ -1,8 +1,8 @@
 """Where the stand-in's alerts arrive: mail over SMTP, Telegram and webhook over the stand-in's HTTP server.
 
-An alert is recorded when its channel accepted it, whatever the sender was told: a fault of kind `accept_then_500`
-records it and answers an error, which is how a doubled alert is provoked. Of the faults, SMTP knows those that
-answer: `refused` is 550, every other 451.
+An alert is recorded when its channel accepted it, whatever answer the sender gets: a fault of kind
+`accept_then_500` records it and answers an error, which is how a doubled alert is provoked. Of the faults, SMTP knows
+those that answer: `refused` is 550, every other 451.
 """
 
 from __future__ import annotations

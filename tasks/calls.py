@@ -46,7 +46,7 @@ def place_call(
             category="permanent",
             next_action="none: mend the message and send it again",
         )
-        with suppress(StoreUnavailable):  # the refusal stands; the log has it
+        with suppress(StoreUnavailable):  # it is refused all the same; the log has it
             runtime().store.events.append(Event.CONTACT_REFUSED, service=DIALER, reason=exc, task_id=self.request.id)
         raise
     result = runtime().processor.process(id, contact=who, campaign=campaign, early_ok=bool(self.request.is_eager))

@@ -38,6 +38,7 @@ EVENT_OF = {
     State.IN_DOUBT: Event.CALL_IN_DOUBT,
     State.DEFERRED: Event.CALL_DEFERRED,
     State.QUEUED: Event.CALL_HANDED_BACK,
+    State.NEEDS_REVIEW: Event.CALL_NEEDS_REVIEW,
 }
 
 
@@ -47,7 +48,7 @@ class Claim:
 
     `look_first`: an earlier attempt may have rung, since `look_since` (unix seconds). `must_look`: the store may have
     forgotten a dial, so the call is not dialed unless a look-up has worked and found nothing. `installation` is the
-    store's id, which the dial carries.
+    store's id, which the dial carries. `foreign_known`: an operator has seen that another installation called.
     """
 
     call_id: str
@@ -61,6 +62,7 @@ class Claim:
     look_first: bool
     must_look: bool = False
     installation: str = ""
+    foreign_known: bool = False
 
 
 @dataclass(frozen=True)

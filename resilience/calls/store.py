@@ -201,6 +201,7 @@ def _claim(id: str, owner: str, a: Mapping[str, Any]) -> Claim:
         a["look_first"],
         a["must_look"],
         a["installation"],
+        a["foreign_known"],
     )
 
 

@@ -96,7 +96,7 @@ def tenth(tmp_path: Path) -> Callable[..., Path]:
 
 @contextmanager
 def running(folder: Path, **changes: Any) -> Iterator[World]:
-    """A running fleet, with the demo's eyes on it: its store, its gate, its log and the stand-in's."""
+    """A running fleet, and what the demo sees of it: its store, its gate, its log and the stand-in's."""
     config = write_config(folder / "config.yml", **changes)
     settings = load(str(config))
     with Processes(folder, config) as processes:
