@@ -17,7 +17,7 @@ from tests.simulation.provider import Outage, Provider
 from tests.simulation.scheduler import Host, Scheduler, Task
 
 WORKERS, CONTROLS = ("w1", "w2"), ("c1", "c2")
-CONCURRENCY = 4
+CONCURRENCY = 8
 VISIBILITY = 360.0  # seconds until the broker delivers a message again that a dead worker had
 STORE_RETRY = 5.0
 SLOWEST_TICK = 30.0  # a beat that finds nothing to do slows down to this

@@ -53,7 +53,6 @@ class Seen:
 
     begun: list[tuple[float, Claim, bool]] = field(default_factory=list)  # with: the gate closed and health not down
     placed: dict[str, tuple[float, str]] = field(default_factory=dict)  # conversation ids that a worker reported
-    handed: list[tuple[float, str]] = field(default_factory=list)  # calls that the dispatcher handed out
     ticks: dict[str, float] = field(default_factory=dict)  # when each slot was taken last
     alerts: list[tuple[float, Any]] = field(default_factory=list)  # (word, incident) as delivered
     retried: dict[str, float] = field(default_factory=dict)  # calls that an operator began anew
@@ -156,7 +155,7 @@ class VirtualElevenLabs(ElevenLabs):
             read = (timeout or self.timeout)[1]
             delay, answer = self.provider.take(kind, call_id, read, params=params, conversation=one,
                                                variables=data.get("dynamic_variables", {}))  # fmt: skip
-            self.scheduler.seam("answer", min(delay, read))
+            self.scheduler.seam("answer" if dial else "seen", min(delay, read))
             failure = answer if isinstance(answer, Exception) else None
         if failure is not None:
             raise from_exception(failure, "elevenlabs", dial)
@@ -212,7 +211,6 @@ class Fleet:
         while more:
             work = self.store.dispatch(rules.feed - waiting())
             self.scheduler.seam("dispatch", 0.001)
-            self.seen.handed += [(self.scheduler.now, id) for id in work.place]
             for kind, ids in (("place", work.place), ("look_up", work.look_up)):
                 for id in ids:
                     publish(kind, id)

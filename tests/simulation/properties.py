@@ -16,7 +16,7 @@ STANDSTILL = 120.0  # seconds for which dispatcher or health may not run althoug
 BOUND = 2 * 3600.0  # seconds after the last fault until everything has ended
 LONG_LAG = 100.0  # a list that lags longer than the look-ups last cannot prove an absence
 CIRCLES = 60  # look-ups of one call in a row, without a dial, an end, or a notification
-RAMP_S, RAMP_CALLS = 3.0, 20  # after a recovery: handed out in the first seconds, twice the ramp and what retries
+RAMP_S, RAMP_CALLS = 3.0, 14  # after a recovery: attempts in the first seconds, twice 1 + 2 + 4
 
 
 @dataclass
@@ -96,9 +96,9 @@ class Properties:
         closed = [int(e["at"]) / 1000 for e in events if e["event"] == "breaker_closed"]
         self._closed += [at - (self.fleet.scripts.clock() - self.world.scheduler.now) for at in closed]
         for at in self._closed:
-            handed = sum(at <= when < at + RAMP_S for when, _ in self.fleet.seen.handed)
-            if handed > RAMP_CALLS:
-                raise Violation("ramp", f"{handed} calls were handed out within {RAMP_S:g} s of a recovery")
+            begun = sum(at <= when < at + RAMP_S for when, _, _ in self.fleet.seen.begun)
+            if begun > RAMP_CALLS:
+                raise Violation("ramp", f"{begun} attempts began within {RAMP_S:g} s of a recovery")
         self._closed = [at for at in self._closed if at + RAMP_S > self.world.scheduler.now]
 
     def over(self) -> bool:

@@ -121,7 +121,9 @@ class Provider:
 
     def _ring(self, call_id: str, asked: Mapping[str, Any]) -> Answer:
         known = self.rings[call_id]
-        ring = Ring(call_id, f"conv_{call_id}_{len(known) + 1}", self.now(), self.clock(), asked["variables"])
+        ring = Ring(
+            call_id, f"conv_{call_id.replace(':', '_')}_{len(known) + 1}", self.now(), self.clock(), asked["variables"]
+        )
         known.append(ring)
         return Answer(200, {}, {"success": True, "conversation_id": ring.conversation_id})
 
