@@ -186,7 +186,7 @@ class Fleet:
 
     def save(self) -> dict[str, bytes]:
         """Everything that Redis holds."""
-        return {key: self.raw.dump(key) for key in self.raw.keys("*")}
+        return {key: value for key in self.raw.keys("*") if (value := self.raw.dump(key))}
 
     def load(self, saved: Mapping[str, bytes]) -> None:
         """Redis holds this and nothing else."""
