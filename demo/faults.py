@@ -30,6 +30,7 @@ KINDS = {
     "ok": Kind(accepted=True),
     "slow": Kind(accepted=True, ending="slow"),
     "list_lag": Kind(accepted=True),
+    "filter_ignored": Kind(accepted=True),  # the list of conversations is everybody's
     "unavailable": Kind(503, "service_unavailable", error_type="service_unavailable"),
     "internal_error": Kind(500, "internal_error", error_type="internal_error"),
     "rate_limited": Kind(429, "rate_limit_exceeded", error_type="rate_limit_error"),
@@ -39,6 +40,7 @@ KINDS = {
     "quota_exceeded": Kind(401, "quota_exceeded", error_type="authentication_error"),
     "quota_exceeded_legacy": Kind(401, "quota_exceeded"),
     "insufficient_credits": Kind(402, "insufficient_credits", error_type="payment_required"),
+    "forbidden": Kind(403, "forbidden"),  # names no cause
     "refused": Kind(403, "insufficient_permissions", error_type="authorization_error"),
     "agent_not_found": Kind(404, "agent_not_found", error_type="not_found"),
     "invalid_number": Kind(422, "invalid_number"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from email.message import Message
 from typing import Any, NamedTuple
 
@@ -46,10 +46,12 @@ class Rang(NamedTuple):
 
 
 class ElevenLabs:
-    """The calls that rang, oldest first, and the endpoints that make and find them."""
+    """The calls that rang, oldest first, and the endpoints that make and find them. `clock` gives unix seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
         self.rang: list[Rang] = []
+        self._variables: dict[str, Any] = {}  # a conversation's dynamic variables, by its id
 
     def dial(self, request: Request) -> Answer:
         """The phone rings, or 422."""
@@ -57,7 +59,9 @@ class ElevenLabs:
             return 422, _invalid("missing", "body", name)
         if not re.fullmatch(r"\+[1-9]\d{6,14}", str(request.body["to_number"])):
             return 422, _invalid("value_error", "body", "to_number")
-        call = Rang(*request.ids, f"conv_{uuid.uuid4().hex}", time.time())
+        call = Rang(*request.ids, f"conv_{uuid.uuid4().hex}", self._clock())
+        data = request.body.get("conversation_initiation_client_data") or {}
+        self._variables[call.conversation_id] = data.get("dynamic_variables") or {}
         self.rang.append(call)
         ids = {"conversation_id": call.conversation_id, "callSid": f"CA{uuid.uuid4().hex}"}
         return 200, {"success": True, "message": "Success"} | ids
@@ -74,7 +78,7 @@ class ElevenLabs:
             (place, _summary(call))
             for place, call in reversed(earlier)
             if query.get("user_id", call.call_id) == call.call_id
-            and after < int(call.time) <= call.time <= time.time() - request.lag
+            and after < int(call.time) <= call.time <= self._clock() - request.lag
         ]
         page, more = found[:size], len(found) > size
         answer = {"conversations": [summary for _, summary in page], "has_more": more}
@@ -84,14 +88,19 @@ class ElevenLabs:
         """One conversation with what the dial handed over, or 404."""
         for call in self.rang:
             if call.conversation_id == request.target:
-                data = {"user_id": call.call_id, "dynamic_variables": {"attempt_id": call.attempt_id}}
-                metadata = {"phone_call": {"type": "twilio", "direction": "outbound", "call_result": "answered"}}
-                return 200, _summary(call) | {"metadata": metadata, "conversation_initiation_client_data": data} | data
+                summary, user = _summary(call), {"user_id": call.call_id}
+                phone_call = {"type": "twilio", "direction": "outbound", "call_result": "answered"}
+                metadata = {key: summary.pop(key) for key in _TIMES} | {"phone_call": phone_call}
+                data = user | {"dynamic_variables": self._variables[call.conversation_id]}
+                return 200, summary | user | {"metadata": metadata, "conversation_initiation_client_data": data}
         return 404, {"detail": {"code": "conversation_not_found", "type": "not_found", "message": "No conversation"}}
 
 
 def _invalid(kind: str, place: str, name: str) -> dict[str, Any]:
     return {"detail": [{"type": kind, "loc": [place, name], "msg": f"{name}: {kind}"}]}
+
+
+_TIMES = "start_time_unix_secs", "call_duration_secs"
 
 
 def _summary(call: Rang) -> dict[str, Any]:

@@ -1,4 +1,4 @@
--- uses: base gate ramp call
+-- uses: base gate ramp call server
 -- One tick of the dispatcher: takes what is due, releases what the gates allow, feeds Celery, forgets the expired.
 -- ARGV a: batch (how many due calls at most), room (how many messages Celery's queue still takes), republish,
 --   look_up_timeout, look_up_interval, backlog_check, retention, dialer (the service of all calls), services {name:

@@ -1,4 +1,4 @@
--- uses: base call
+-- uses: base call server
 -- Writes new calls to the store; one that is already known is left as it is.
 -- ARGV a: calls [{id campaign contact_id phone name fields(JSON)}], service, backlog_check, retention
 -- Returns a JSON list of 1 (new) and 0 (known), in the order given.

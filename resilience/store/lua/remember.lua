@@ -1,4 +1,4 @@
--- uses: base call
+-- uses: base server
 -- Takes note that the store is new, or that it has lost the calls it had.
 -- ARGV a: called_before (calls were placed for this store's contacts), retention
 -- Returns 1, or 0 where that was noted before.

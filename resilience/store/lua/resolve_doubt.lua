@@ -1,6 +1,6 @@
 -- uses: base gate call
 -- Takes the result of one look-up of a call in doubt.
--- ARGV a: id, look (the number of look-ups so far, as read before looking), result (found absent error),
+-- ARGV a: id, look (the number of look-ups so far, as read before looking), result (found absent error foreign),
 --   conversation_id, conversations (how many were found), polls, interval, give_up (counted in intervals, so that
 --   an outage of our own uses up none of it), doubt_after, max_attempts, delay, policy, retention; optionally reason (of
 --   an error), report (see gate_report: a look-up that was refused for good)
@@ -36,6 +36,8 @@ if a.result == 'found' then
   if a.conversations > 1 then
     remember(c, 'call_rang_twice', {conversation_id = a.found, conversations = a.conversations, service = c.service})
   end
+elseif a.result == 'foreign' then
+  call_move(c, 'needs_review', 'call_needs_review', {reason = a.reason, looks = looks, foreign = 1}, fields)
 elseif absent >= a.polls then
   local reason = 'looked up ' .. int(absent) .. ' times, never rang'
   fields.reason = reason

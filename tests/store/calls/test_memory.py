@@ -45,6 +45,7 @@ class Provider:
 @dataclass(frozen=True)
 class Found:
     id: str
+    attempt_id: str = ""
     ours: bool = True
 
 
