@@ -45,12 +45,17 @@ class CallStore(CallReader):
         self._policy = policy_of(self._service)
         self._release = self._service.release.model_dump()
 
-    def enqueue(self, contacts: Iterable[Contact], campaign: str, *, now: float | None = None) -> tuple[int, int]:
-        """Writes the contacts' calls, in batches. Returns how many are new, and how many were known already."""
+    def enqueue(
+        self, contacts: Iterable[Contact], campaign: str, *, delay: float = 0.0, now: float | None = None
+    ) -> tuple[int, int]:
+        """Writes the contacts' calls, in batches. Returns how many are new, and how many were known already.
+
+        `delay`: seconds until they are due.
+        """
         new = known = 0
         for batch in batches(contacts):
             calls = [_as_args(contact, campaign) for contact in batch]
-            answers = self._run("enqueue", now, calls=calls, service=DIALER)
+            answers = self._run("enqueue", now, calls=calls, service=DIALER, delay=ms(delay) or None)
             new, known = new + sum(answers), known + len(answers) - sum(answers)
         return new, known
 
