@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo test chaos lint run
+.PHONY: help install demo test simulate chaos lint run
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -14,6 +14,9 @@ demo: .venv/.installed ## Play the scripted outage on real processes, with a ver
 
 test: .venv/.installed ## Run the whole test suite
 	@$(BIN)/python -m pytest
+
+simulate: .venv/.installed ## Run the fleet through weeks of virtual time (SEED=1, MINUTES=5)
+	@$(BIN)/python -m tests.simulation --seed $(or $(SEED),1) --minutes $(or $(MINUTES),5)
 
 chaos: .venv/.installed ## Kill, cut and stall everything under a campaign (SEED=1), then play each known trap of Celery's
 	@$(BIN)/python -m tests.chaos --seed $(or $(SEED),1)

@@ -1,9 +1,11 @@
-"""Celery's settings, each with its reason. Policy stands in config.yml; what is measured in docs/architecture.md.
+"""Celery's settings, each with its reason. Policy is in config.yml, what was measured in docs/architecture.md.
 
 Celery on Redis neither keeps every message nor runs it once. The call store is the truth; a message is a wake-up call.
 """
 
-from kombu import Exchange, Queue
+from typing import Any
+
+from kombu.entity import Exchange, Queue
 
 from resilience.config.settings import load as _load
 from resilience.store.connection import for_kombu as _for_kombu
@@ -31,7 +33,7 @@ task_default_queue = "calls"
 task_create_missing_queues = False
 task_routes = {f"tasks.{name}.*": {"queue": "control"} for name in ("dispatch", "health", "alerts")}
 
-# A message is kept until its task is over: a killed worker's message comes back. The store tells a duplicate.
+# A message is kept until its task is over: a killed worker's message comes back. The store refuses a duplicate.
 task_acks_late = True
 # False would run a task that fails, or is too slow, for ever.
 task_acks_on_failure = True
@@ -101,7 +103,7 @@ task_send_sent_event = True
 
 # A tick nobody ran in time is worth nothing: without `expires` they pile up while the control worker is away. Not
 # shorter than 30 s, since the clocks of two hosts differ.
-def _every(task: str, seconds: float, *args: str) -> dict:
+def _every(task: str, seconds: float, *args: str) -> dict[str, Any]:
     return {"task": task, "schedule": seconds, "args": args, "options": {"expires": max(30.0, seconds)}}
 
 

@@ -16,9 +16,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from demo.interrupt import SIGNALS, Stopped, stop
 from demo.processes import ROOT, Processes
-from demo.scenario import SIGNALS, Scenario, StepFailed, Stopped, Verdict, stop
+from demo.scenario import Scenario, Verdict
 from demo.timeline import Timeline
+from demo.world import StepFailed, World
 from resilience.calls.store import DIALER
 from resilience.config.settings import load
 from resilience.errors import ConfigError
@@ -36,9 +38,9 @@ def main() -> int:
         with (
             tempfile.TemporaryDirectory(prefix="lineman-demo-") as folder,
             Processes(Path(folder), config) as processes,
-            closing(Scenario(processes, settings, timeline)) as scenario,
+            closing(World(processes, settings, timeline)) as world,
         ):
-            verdict = scenario.play()
+            verdict = Scenario(world).play()
     except (StepFailed, ConfigError, RuntimeError) as exc:
         print(f"FAILED: {exc}", file=sys.stderr)
         return 1

@@ -30,6 +30,7 @@ KINDS = {
     "ok": Kind(accepted=True),
     "slow": Kind(accepted=True, ending="slow"),
     "list_lag": Kind(accepted=True),
+    "filter_ignored": Kind(accepted=True),  # the list of conversations is everybody's
     "unavailable": Kind(503, "service_unavailable", error_type="service_unavailable"),
     "internal_error": Kind(500, "internal_error", error_type="internal_error"),
     "rate_limited": Kind(429, "rate_limit_exceeded", error_type="rate_limit_error"),

@@ -1,7 +1,7 @@
 """ElevenLabs, the CRM and the LLM as they answer when they are well, and what really rang.
 
 An endpoint takes a `Request` and returns the HTTP status and the JSON answer. `ElevenLabs.rang` is the ground truth:
-it is written when a dial is accepted and knows nothing of what the caller was told.
+it is written when a dial is accepted, whatever answer the caller gets.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class ElevenLabs:
 
     def __init__(self) -> None:
         self.rang: list[Rang] = []
+        self._variables: dict[str, Any] = {}  # a conversation's dynamic variables, by its id
 
     def dial(self, request: Request) -> Answer:
         """The phone rings, or 422."""
@@ -58,6 +59,8 @@ class ElevenLabs:
         if not re.fullmatch(r"\+[1-9]\d{6,14}", str(request.body["to_number"])):
             return 422, _invalid("value_error", "body", "to_number")
         call = Rang(*request.ids, f"conv_{uuid.uuid4().hex}", time.time())
+        data = request.body.get("conversation_initiation_client_data") or {}
+        self._variables[call.conversation_id] = data.get("dynamic_variables") or {}
         self.rang.append(call)
         ids = {"conversation_id": call.conversation_id, "callSid": f"CA{uuid.uuid4().hex}"}
         return 200, {"success": True, "message": "Success"} | ids
@@ -84,14 +87,19 @@ class ElevenLabs:
         """One conversation with what the dial handed over, or 404."""
         for call in self.rang:
             if call.conversation_id == request.target:
-                data = {"user_id": call.call_id, "dynamic_variables": {"attempt_id": call.attempt_id}}
-                metadata = {"phone_call": {"type": "twilio", "direction": "outbound", "call_result": "answered"}}
-                return 200, _summary(call) | {"metadata": metadata, "conversation_initiation_client_data": data} | data
+                summary, user = _summary(call), {"user_id": call.call_id}
+                phone_call = {"type": "twilio", "direction": "outbound", "call_result": "answered"}
+                metadata = {key: summary.pop(key) for key in _TIMES} | {"phone_call": phone_call}
+                data = user | {"dynamic_variables": self._variables[call.conversation_id]}
+                return 200, summary | user | {"metadata": metadata, "conversation_initiation_client_data": data}
         return 404, {"detail": {"code": "conversation_not_found", "type": "not_found", "message": "No conversation"}}
 
 
 def _invalid(kind: str, place: str, name: str) -> dict[str, Any]:
     return {"detail": [{"type": kind, "loc": [place, name], "msg": f"{name}: {kind}"}]}
+
+
+_TIMES = "start_time_unix_secs", "call_duration_secs"
 
 
 def _summary(call: Rang) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Where the stand-in's alerts arrive: mail over SMTP, Telegram and webhook over the stand-in's HTTP server.
 
-An alert is recorded when its channel accepted it, whatever the sender was told: a fault of kind `accept_then_500`
-records it and answers an error, which is how a doubled alert is provoked. Of the faults, SMTP knows those that
-answer: `refused` is 550, every other 451.
+An alert is recorded when its channel accepted it, whatever answer the sender gets: a fault of kind
+`accept_then_500` records it and answers an error, which is how a doubled alert is provoked. Of the faults, SMTP knows
+those that answer: `refused` is 550, every other 451.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from email.message import Message
 from email.policy import default
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
@@ -65,7 +65,7 @@ class SmtpSink(Controller):
     def _create_server(self) -> Any:
         return self.loop.create_server(self._factory_invoker, sock=self._socket)
 
-    def __enter__(self) -> SmtpSink:
+    def __enter__(self) -> Self:
         self.start()
         return self
 

@@ -161,6 +161,8 @@ class _Exchange(BaseHTTPRequestHandler):
                 raw, body = (b"", {}) if fault.kind.ending == "unread" else self._body()
                 lag = fault.seconds if fault.name == "list_lag" else 0.0
                 query, target = dict(parse_qsl(url.query)), "".join(match.groups())
+                if fault.name == "filter_ignored":
+                    query.pop("user_id", None)
                 request = Request(query, body, raw, self.headers, target, lag)
                 return self._end(*stand_in.answer(route, request, fault, url.path), fault)
         self._body()

@@ -43,7 +43,7 @@ class Timeline:
         self.console.print(Text(text, style=STYLES.get(style, "")))
 
     def event(self, event: Mapping[str, str]) -> None:
-        """An event of the stream, where it says something to a person."""
+        """An event of the stream, if it is one to show."""
         if event["event"] not in WORDS:
             return
         style, what, follows = WORDS[event["event"]]

@@ -33,7 +33,7 @@ def _die_with_parent() -> Callable[[], None] | None:
 
     def arm() -> None:
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before the kernel was told
+        if os.getppid() != parent:  # it ended before the kernel was asked
             os._exit(1)
 
     return arm

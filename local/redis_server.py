@@ -5,7 +5,7 @@ append-only file where asked. It ends with the process that started it (see chil
 
     python -m local.redis_server --port 6379 --dir data [-- COMMAND ...]
 
-serves until it is told to stop, or as long as COMMAND runs, which finds the address in REDIS_URL. So what COMMAND
+serves until it is stopped, or as long as COMMAND runs, which finds the address in REDIS_URL. So what COMMAND
 starts has a Redis from its first to its last moment.
 """
 
@@ -63,8 +63,8 @@ def find() -> Path:
 
 
 def _version(binary: str) -> tuple[int, int]:
-    told = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=START_S, check=False)
-    match = re.search(r"v=(\d+)\.(\d+)", told.stdout)
+    shown = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=START_S, check=False)
+    match = re.search(r"v=(\d+)\.(\d+)", shown.stdout)
     return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
@@ -116,7 +116,7 @@ class RedisServer:
     def stop(self) -> None:
         """Ends it in good order: what the append-only file still lacks is written first. Harmless if it has ended."""
         self._process.terminate()
-        self.resume()  # a suspended server hears nothing
+        self.resume()  # a suspended server handles no signal
         if self.wait(STOP_S) is None:
             self.kill()
 
@@ -153,7 +153,7 @@ class RedisServer:
 
     def _launch(self, port: int) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        settings = [word for name, value in self._settings.items() for word in (f"--{name}", value)]
+        settings = [part for name, value in self._settings.items() for part in (f"--{name}", value)]
         with self.log.open("ab") as log:
             self._log_start = log.tell()
             self._started = child_process.start(
@@ -238,7 +238,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(exc, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        return 0  # told to stop: the command first, the server after it
+        return 0  # by a signal: the command ended first, the server after it
 
 
 if __name__ == "__main__":

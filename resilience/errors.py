@@ -7,8 +7,9 @@ LinemanError
 └── ServiceError           a service refused, failed or stayed silent
     ├── TransientError     will pass: retried with backoff
     │   ├── ThrottledError   we are too fast: the gate pauses, no attempt is used up
-    │   ├── StoreUnavailable Redis is out of reach: nothing is dialed, the task comes back
-    │   └── LeaseExpired     the worker's lease ran out before the request was sent: the attempt is handed back
+    │   ├── LeaseExpired     the worker's lease ran out before the request was sent: the attempt is handed back
+    │   └── StoreUnavailable Redis is out of reach: nothing is dialed, the task comes back
+    │       └── StoreFull    Redis is full: new contacts are refused, what is there goes on
     ├── PermanentError     will not pass: `scope` says whether this contact or the whole service
     └── InDoubtError       a dial that may or may not have rung: only a look-up may decide
 
@@ -131,6 +132,10 @@ class ThrottledError(TransientError):
 
 class StoreUnavailable(TransientError):
     """Redis is out of reach. Nothing is dialed without a claim, so the task waits and comes back."""
+
+
+class StoreFull(StoreUnavailable):
+    """Redis is full: new contacts are refused, and the calls that it has go on."""
 
 
 class LeaseExpired(TransientError):

@@ -39,6 +39,7 @@ class _Row(NamedTuple):
     counts: bool = False
     alive: bool = False
     names_contact: bool = False
+    named: bool = True
     wait: float | None = None  # seconds, where the service names none
     at_least: float = 0.0
 
@@ -63,6 +64,9 @@ _CONFIG = _Row(
     alive=True,
 )
 _RATE_LIMIT = "rate_limit_exceeded rate_limit_error slow_down RATE_LIMIT REQUEST_LIMIT_EXCEEDED usageLimits 20429"
+_NO_SCOPE = (
+    "missing_permissions insufficient_permissions authorization_error subscription_required feature_not_available"
+)
 # The special comes before the general: HubSpot sends DAILY together with RATE_LIMIT.
 _TABLE = (
     _MONEY,
@@ -74,8 +78,10 @@ _TABLE = (
     _Row(ThrottledError, "SECONDLY*", alive=True, wait=1.0),
     _Row(ThrottledError, "concurrent_limit_exceeded too_many_concurrent_requests 10004 86008", alive=True),
     _Row(ThrottledError, _RATE_LIMIT, (429,), alive=True),
-    _Row(PermanentError, "missing_permissions insufficient_permissions authorization_error", (403,)),
-    _Row(PermanentError, "invalid_api_key authentication_error INVALID_SESSION_ID invalid_grant 20003", (401, 407)),
+    _Row(PermanentError, _NO_SCOPE),
+    _Row(PermanentError, "invalid_api_key authentication_error INVALID_SESSION_ID invalid_grant 20003"),
+    # Without a known code it may be a firewall's, and pass.
+    _Row(PermanentError, "", (401, 403, 407), named=False),
     _Row(TransientError, "UNABLE_TO_LOCK_ROW", (423, 425, 477), ThrottledError, alive=True, wait=2.0, at_least=2.0),
     _Row(TransientError, "", (408,), InDoubtError, sent=Sent.UNKNOWN, counts=True),
     _Row(TransientError, "", (409,), InDoubtError, sent=Sent.UNKNOWN, alive=True),
@@ -83,9 +89,9 @@ _TABLE = (
     _Row(TransientError, "", (503, 529), counts=True),
     _Row(PermanentError, "", (400, 404, 405, 410, 413, 415, 422), scope=Scope.CONTACT, alive=True),
 )
-_REDIRECT = _Row(PermanentError)
+_REDIRECT = _Row(PermanentError, named=False)
 _UNKNOWN_4XX = _Row(PermanentError, scope=Scope.CONTACT)
-_UNKNOWN = _Row(PermanentError, dial=InDoubtError, sent=Sent.UNKNOWN, counts=True)
+_UNKNOWN = _Row(PermanentError, dial=InDoubtError, sent=Sent.UNKNOWN, counts=True, named=False)
 _SUCCESS_FALSE = _Row(InDoubtError, sent=Sent.UNKNOWN, counts=True)
 
 _NAMES = {
@@ -138,6 +144,7 @@ def classify(
         counts=row.counts,
         alive=row.alive,
         names_contact=row.names_contact,
+        named=row.named,
         retry_after=None if kind is PermanentError else _wait(row, folded, body),
         request_id=scrub(folded.get("request-id") or folded.get("x-request-id", ""), secrets),
     )

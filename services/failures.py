@@ -25,6 +25,7 @@ class _Fault(NamedTuple):
     scope: Scope = Scope.SERVICE
     sent: Sent = Sent.UNKNOWN
     counts: bool = True
+    named: bool = True
 
 
 def _unsent(code: str, text: str, kind: type[ServiceError] = TransientError, scope: Scope = Scope.SERVICE) -> _Fault:
@@ -48,7 +49,9 @@ _READ_TIMEOUT = _Fault("read_timeout", "{} did not answer in time")
 _BODY = _Fault("unreadable_body", "{} answered, but with a body cut short, wrongly encoded or over 1 MiB")
 _BAD_ANSWER = _Fault("bad_answer", "{} answered with headers that cannot be read")
 _LOST = _Fault("connection_lost", "{} closed the connection before it answered")
-_UNKNOWN = _Fault("unknown", "{} could not be asked, for a reason that has no name yet", PermanentError, counts=False)
+_UNKNOWN = _Fault(
+    "unknown", "{} could not be asked, for an unclassified reason", PermanentError, counts=False, named=False
+)
 
 
 def from_exception(exc: Exception, service: str, dial: bool) -> ServiceError:
@@ -61,6 +64,7 @@ def from_exception(exc: Exception, service: str, dial: bool) -> ServiceError:
         scope=fault.scope,
         sent=fault.sent,
         counts=fault.counts,
+        named=fault.named,
     )
 
 

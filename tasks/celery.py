@@ -16,9 +16,8 @@ from celery.worker.request import Request
 from resilience import logger
 from resilience.config.settings import Retry, Settings, load
 from resilience.errors import ConfigError, TransientError
+from resilience.redact import scrub
 from resilience.retry import next_delay
-from tasks.worker import kombu_fixes as reconnect
-from tasks.worker.stuck_worker import Deaf
 
 # The store and the policy decide when a retry is the last one; Celery's own bound is for workers that die.
 UNBOUNDED = 1_000_000
@@ -29,8 +28,8 @@ class MaskingCelery(Celery):
     """Sends tasks whose shown form (the sent event, Flower) has no phone number."""
 
     def send_task(self, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
-        options.setdefault("argsrepr", logger.scrub(repr(args or ())))
-        options.setdefault("kwargsrepr", logger.scrub(repr(kwargs or {})))
+        options.setdefault("argsrepr", scrub(repr(args or ())))
+        options.setdefault("kwargsrepr", scrub(repr(kwargs or {})))
         return super().send_task(name, args, kwargs, **options)
 
 
@@ -39,9 +38,10 @@ class MaskedRequest(Request):
 
     def __init__(self, message: Any, **options: Any) -> None:
         super().__init__(message, **options)
-        self._argsrepr, self._kwargsrepr = logger.scrub(self._argsrepr), logger.scrub(self._kwargsrepr)
+        self._argsrepr: str = scrub(self._argsrepr)
+        self._kwargsrepr: str = scrub(self._kwargsrepr)
 
-    def info(self, safe: bool = False) -> dict[str, Any]:
+    def info(self, safe: bool = False) -> Any:
         return super().info(safe=True)
 
 
@@ -80,11 +80,12 @@ def _settings() -> Settings:
 
 
 settings = _settings()
-reconnect.install()
-MODULES = ["tasks.alerts", "tasks.calls", "tasks.crm", "tasks.dispatch", "tasks.health", "tasks.worker.watchdog"]
+MODULES = [
+    *(f"tasks.{name}" for name in ("alerts", "calls", "crm", "dispatch", "health")),
+    *(f"tasks.worker.{name}" for name in ("stuck_worker", "watchdog")),  # each adds its step to the worker
+]
 app = MaskingCelery("tasks", task_cls=ResilientTask, include=MODULES)
 app.config_from_object("celeryconfig")
-app.steps["worker"].add(Deaf)
 
 
 @signals.setup_logging.connect

@@ -60,7 +60,7 @@ def dispatch() -> dict[str, int]:
         return {}
     if app.conf.broker_url == rt.settings.redis.url:
         # Contacts from an app that names no queue, or a priority, are in a list that none of our workers reads.
-        rt.scripts.run("adopt_strays", STRAY_LISTS | {"most": STRAYS, "kept": ms(AGAIN)})
+        rt.scripts.run("adopt_strays", {**STRAY_LISTS, "most": STRAYS, "kept": ms(AGAIN)})
     placed = looked_up = 0
     more = True
     try:

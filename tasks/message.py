@@ -16,6 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 from kombu.exceptions import ContentDisallowed
+from kombu.serialization import loads
 
 from resilience.redact import QUOTED, scrub
 from resilience.store.dead_letters import MESSAGE_BYTES, Letter, shown
@@ -99,11 +100,16 @@ def _payload(message: Any) -> Any:
     if message.errors:
         raise Unreadable("its body cannot be decompressed")
     try:
-        return message.decode()
+        return _decoded(message)
     except ContentDisallowed:
         raise Unreadable("its content is not JSON") from None
-    except Exception as exc:  # noqa: BLE001 codecs raise what they like
+    except Exception as exc:
         raise Unreadable("its body is broken JSON") from exc
+
+
+def _decoded(message: Any) -> Any:
+    # Not by the message's own method, which remembers: what it says may be written anew.
+    return loads(message.body, message.content_type, message.content_encoding, accept=message.accept)
 
 
 def _are_signatures(embed: Any, name: str) -> bool:
@@ -129,7 +135,7 @@ def letter(message: Any, reason: str) -> Letter:
     args: Any = ()
     kwargs: Any = {}
     try:
-        payload = message.decode()
+        payload = _decoded(message)
         if isinstance(payload, Mapping):
             headers = {**payload, **headers}
             args, kwargs = payload.get("args"), payload.get("kwargs")

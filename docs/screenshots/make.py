@@ -56,8 +56,8 @@ class Story:
         self.rt = rt
 
     def event(self, at: float, kind: str, **fields: Any) -> None:
-        fields = {"event": kind, "at": int((START + at) * 1000), "service": "elevenlabs", **fields}
-        self.rt.scripts.client.xadd("{lineman}:events", fields)
+        event: Any = {"event": kind, "at": int((START + at) * 1000), "service": "elevenlabs", **fields}
+        self.rt.scripts.client.xadd("{lineman}:events", event)
 
     def deliver(self, at: float) -> None:
         self.rt.collector.collect(now=START + at)

@@ -57,7 +57,7 @@ class Sender:
             return "over"
         obstacle = None if once else self._obstacle(delivery)
         if obstacle:
-            self.outbox.failed(delivery, obstacle, tell=False, now=now)
+            self.outbox.failed(delivery, obstacle, report=False, now=now)
             _log_failure(delivery, obstacle, "none")
             return f"failed: {obstacle}"
         message = render(delivery.alert, self.secrets, unclear=delivery.unclear)
@@ -82,7 +82,7 @@ class Sender:
         delay = next_delay(self.retry, delivery.attempt, exc.retry_after)
         if once or delay is None or isinstance(exc, PermanentError):
             off = OFF if _refuses_all(exc) and not once else None
-            self.outbox.failed(delivery, reason, off=off, tell=not once, now=now)
+            self.outbox.failed(delivery, reason, off=off, report=not once, now=now)
             if not once:
                 _log_failure(delivery, reason, "the other channels report it", exc.category)
             return f"failed: {reason}"

@@ -26,8 +26,8 @@ class Lasts:
 class Counts:
     """Each event counts. A message says `one` or `many` with a number, what follows by itself, and what to run.
 
-    `run` is a command of `python -m tasks`; few, named by their ids, are shown by the command `show` instead. `folded`: how
-    an outage of its service, which causes it, lists it; empty where an outage cannot cause it.
+    `run` is a command of `python -m tasks`; few, named by their ids, are shown by the command `show` instead.
+    `folded`: how an outage of its service, which causes it, lists it; empty where an outage cannot cause it.
     """
 
     severity: Severity
@@ -114,6 +114,12 @@ class Kind(StrEnum):
         "critical", "write refused for lack of memory", "writes refused for lack of memory", run="status",
         next_step="New contacts are refused; calls that are known go on. Give Redis more memory (`maxmemory`), then "
         "send the refused contacts again.",
+    )  # fmt: skip
+    STORE_MEMORY_LOST = "store_memory_lost", Counts(
+        "critical", "loss of Redis's data", "losses of Redis's data", run="status",
+        next_step="The calls that Redis had are lost: send their lists again. Each call is looked up before it is "
+        "dialed, so nobody is called twice. Let Redis keep its data (`appendonly yes`). If this Redis is new and the "
+        "agent was used before, nothing is lost.",
     )  # fmt: skip
     EVENTS_MISSED = "events_missed", Counts(
         "warning", "event was dropped unread", "events were dropped unread", run="status",

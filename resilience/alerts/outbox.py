@@ -102,12 +102,17 @@ class AlertOutbox:
         reason: str,
         *,
         off: float | None = None,
-        tell: bool = True,
+        report: bool = True,
         now: float | None = None,
     ) -> bool:
-        """Gives a delivery up. `off`: the seconds for which its channel is switched off; `tell`: others report it."""
+        """Gives a delivery up.
+
+        `off`: the seconds for which its channel is switched off; `report`: the other channels report the failure.
+        """
         pause = None if off is None else ms(off)
-        return self._change("alert_end", delivery, now, outcome="failed", reason=reason, off=pause, report=tell or None)
+        return self._change(
+            "alert_end", delivery, now, outcome="failed", reason=reason, off=pause, report=report or None
+        )
 
     def later(self, delivery: Delivery, reason: str, *, delay: float, unclear: bool, now: float | None = None) -> bool:
         """Tries a delivery again after `delay` seconds. `unclear`: this try may have arrived."""

@@ -38,6 +38,7 @@ EVENT_OF = {
     State.IN_DOUBT: Event.CALL_IN_DOUBT,
     State.DEFERRED: Event.CALL_DEFERRED,
     State.QUEUED: Event.CALL_HANDED_BACK,
+    State.NEEDS_REVIEW: Event.CALL_NEEDS_REVIEW,
 }
 
 
@@ -46,7 +47,8 @@ class Claim:
     """A running attempt: this owner, and nobody else, may dial.
 
     `look_first`: an earlier attempt may have rung, since `look_since` (unix seconds). `must_look`: the store may have
-    forgotten a dial, so the call is not dialed unless a look-up has worked and found nothing.
+    forgotten a dial, so the call is not dialed unless a look-up has worked and found nothing. `installation` is the
+    store's id, which the dial carries. `foreign_known`: an operator has seen that another installation called.
     """
 
     call_id: str
@@ -59,11 +61,16 @@ class Claim:
     look_since: float
     look_first: bool
     must_look: bool = False
+    installation: str = ""
+    foreign_known: bool = False
 
 
 @dataclass(frozen=True)
 class NotBegun:
-    """Why no attempt began: deferred (the gate is shut), duplicate, early, or unknown (no such call)."""
+    """Why no attempt began: deferred (the gate is shut), duplicate, early, unknown (no such call), or no_memory.
+
+    no_memory: the store is new or has lost its data, so `remember` must say which before anything is dialed.
+    """
 
     answer: str
     state: str

@@ -1,9 +1,10 @@
 """One attempt, from its claim to its verdict: begin, look first, dial once, classify, finish.
 
 Two round trips to the store, whatever happens, and at most one POST. A second or later attempt looks the call up
-first: one that rang after all is adopted. Right before the POST the lease is checked on a clock that goes on while
-this process is suspended; a lease that no longer covers the timeout hands the attempt back undialed. Between that
-check and the POST there is a window of microseconds that no client can close: the provider has no fence.
+first: one that rang after all is adopted. The lease is checked before the dial, and again after its handshake, on a
+clock that goes on while this process is suspended; a lease that no longer covers the rest hands the attempt back
+undialed. Between the last check and the first byte is a window of microseconds that no client can close: the provider
+has no fence.
 """
 
 from __future__ import annotations
@@ -11,41 +12,20 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
+from resilience.calls import verdicts
 from resilience.calls.call import Claim, Finished, NotBegun, State, Verdict
 from resilience.calls.contacts import Contact
+from resilience.calls.dialer import Dialer
 from resilience.calls.store import DIALER, CallStore
-from resilience.circuit_breaker import Outcome, Report, report_of
+from resilience.circuit_breaker import report_of
 from resilience.config.settings import Settings
-from resilience.errors import Category, InDoubtError, PermanentError, Scope, Sent, ServiceError, ThrottledError
+from resilience.errors import Category, InDoubtError, PermanentError, Sent, ServiceError
 from resilience.logger import log
-from resilience.retry import next_delay
 from resilience.store.events import Event
-
-# An error nobody named: when the look-ups find that nothing rang, the call has failed and is not dialed again.
-UNNAMED = ("unknown", "unknown_status")
-
-
-class Conversation(Protocol):
-    """A conversation that the provider knows."""
-
-    @property
-    def id(self) -> str: ...
-
-
-class Dialer(Protocol):
-    """The provider that places calls. Both methods raise ServiceError, classified."""
-
-    def dial(self, *, phone: str, call_id: str, attempt_id: str, variables: Mapping[str, object]) -> str:
-        """One POST. Returns the conversation's id."""
-
-    def look_up(
-        self, call_id: str, since: float, *, timeout: tuple[float, float] | None = None
-    ) -> Sequence[Conversation]:
-        """The call's conversations since then (unix seconds), oldest first."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +58,7 @@ class CallProcessor:
     ) -> Result:
         """Runs one attempt of a call. Raises StoreUnavailable; every other failure is part of the result."""
         lease_end = self.clock() + self.settings.lease(DIALER)
-        begun = self.store.begin(id, secrets.token_hex(8), contact=contact, campaign=campaign, early_ok=early_ok)
+        begun = self._begin(id, contact=contact, campaign=campaign, early_ok=early_ok)
         if isinstance(begun, NotBegun):
             return self._stepped_aside(id, begun)
         error: ServiceError | None = None
@@ -87,12 +67,29 @@ class CallProcessor:
             verdict = self._dial(begun, lease_end)
         except ServiceError as exc:
             error = exc
-            verdict = self._judge(begun, exc, slow=self._was_slow(started))
+            delay, slow = self.settings.calls.look_up.delay, self._was_slow(started)
+            verdict = verdicts.of_dial(exc, begun.attempt, self.service, look_up_delay=delay, slow=slow)
         finished = self.store.finish(begun, verdict)
         self._log(begun, verdict, finished)
         # `repeated` is our own verdict, whose first answer got lost.
         retries = finished.answer != "stale" and verdict.to is State.RETRYING and finished.state == State.RETRYING
         return Result(id, finished.state, begun.attempt, verdict.delay if retries else None, error)
+
+    def _begin(self, id: str, **how: Any) -> Claim | NotBegun:
+        """Begins an attempt. A store without memory first learns from the provider whether it is new."""
+        owner = secrets.token_hex(8)
+        begun = self.store.begin(id, owner, **how)
+        if isinstance(begun, Claim) or begun.answer != "no_memory":
+            return begun
+        try:
+            called_before = self.dialer.has_called()
+        except PermanentError as exc:
+            # A provider without the list has no look-ups either. Any other refusal meets each call's own look-up.
+            called_before = exc.status not in (404, 405)
+        except ServiceError as exc:
+            return replace(begun, answer="early", reason=f"it is not known whether the store is new: {exc}")
+        self.store.remember(called_before)
+        return self.store.begin(id, owner, **how)
 
     def _dial(self, claim: Claim, lease_end: float) -> Verdict:
         if claim.look_first or claim.must_look:
@@ -101,31 +98,20 @@ class CallProcessor:
                 return found
         timeout = self.service.timeout
         if self.clock() + timeout.connect + timeout.read > lease_end:
-            return Verdict(
-                State.QUEUED,
-                Report(Outcome.IGNORED),
-                dialed=False,
-                used=False,
-                reason="the lease no longer covered the dial",
-            )
-        variables = {**claim.contact.fields, "contact_id": claim.contact.id, "name": claim.contact.name}
+            return verdicts.handed_back()
         started = self.clock()
         try:
             conversation = self.dialer.dial(
-                phone=claim.contact.phone, call_id=claim.call_id, attempt_id=claim.attempt_id, variables=variables
+                phone=claim.contact.phone,
+                call_id=claim.call_id,
+                attempt_id=claim.attempt_id,
+                variables=_variables(claim),
+                lease_covers=lambda: self.clock() + timeout.read <= lease_end,
             )
         except ServiceError:
             raise
         except Exception as exc:  # a bug of ours, before or after the POST: it may have rung, so it is looked up
-            log(
-                "unknown_error",
-                level=logging.ERROR,
-                exc_info=True,
-                service=DIALER,
-                call_id=claim.call_id,
-                attempt_id=claim.attempt_id,
-                category=Category.PERMANENT,
-            )
+            self._log_unknown(claim.call_id, attempt_id=claim.attempt_id, category=Category.PERMANENT)
             raise InDoubtError(
                 f"unexpected {type(exc).__name__} while dialing", service=DIALER, code="unknown", sent=Sent.UNKNOWN
             ) from exc
@@ -134,24 +120,15 @@ class CallProcessor:
         )
 
     def _look_first(self, claim: Claim) -> Verdict | None:
+        """Ends the attempt before its dial where the call has rung, or where nobody can say; None: dial."""
         # Half of the lease's margin at most: the rest has to cover the dial.
         limit = self.settings.calls.lease_margin / 4
-        timeout = self.service.timeout
+        timeout = min(self.service.timeout.connect, limit), min(self.service.timeout.read, limit)
         try:
-            found = self.dialer.look_up(
-                claim.call_id, claim.look_since, timeout=(min(timeout.connect, limit), min(timeout.read, limit))
-            )
+            found = self.dialer.look_up(claim.call_id, installation=claim.installation, timeout=timeout)
         except ServiceError as exc:
-            if claim.must_look:
-                return Verdict(
-                    State.RETRYING,
-                    Report(Outcome.IGNORED),
-                    self.service.retry.initial_delay,
-                    dialed=False,
-                    used=False,
-                    reason=f"an earlier dial may have rung, and the look-up failed: {exc}",
-                    category=exc.category,
-                )
+            if claim.must_look or verdicts.refused(exc):
+                return verdicts.of_look_up(exc, self.service)
             # It proves nothing, and the last answer was a refusal: the retry goes on.
             log(
                 "look_up_failed",
@@ -166,58 +143,36 @@ class CallProcessor:
                 next_action="dial",
             )
             return None
-        if not found:
-            return None
-        ids = " ".join(conversation.id for conversation in found)
-        if len(found) > 1:
-            self.store.events.append(Event.CALL_RANG_TWICE, service=DIALER, call_id=claim.call_id, conversation_id=ids)
-        return Verdict(
-            State.PLACED,
-            Report(Outcome.IGNORED),
-            dialed=False,
-            used=False,
-            conversation_id=found[0].id,
-            reason=f"an earlier attempt had rung: {ids}",
-        )
-
-    def _judge(self, claim: Claim, error: ServiceError, *, slow: bool) -> Verdict:
-        retry = self.service.retry
-        report = report_of(error, default_pause=retry.initial_delay, slow=slow)
-        told: dict[str, Any] = {
-            "reason": str(error),
-            "category": error.category,
-            "code": error.code or None,
-            "service_fault": error.counts,
-        }
-        if isinstance(error, InDoubtError):
-            category = Category.PERMANENT if error.code in UNNAMED else error.category
-            return Verdict(State.IN_DOUBT, report, self.settings.calls.look_up.delay, **told | {"category": category})
-        held = isinstance(error, PermanentError) and error.scope is Scope.SERVICE
-        if held or isinstance(error, ThrottledError):
-            return Verdict(State.DEFERRED, report, used=False, **told)
-        if isinstance(error, PermanentError):
-            return Verdict(State.FAILED, report, **told)
-        delay = next_delay(retry, claim.attempt, error.retry_after)
-        if delay is None:
-            return Verdict(State.FAILED, report, **told)
-        return Verdict(State.RETRYING, report, delay, **told)
+        ours = [conversation for conversation in found if conversation.ours]
+        if len(ours) > 1:
+            self.store.events.append(
+                Event.CALL_RANG_TWICE, service=DIALER, call_id=claim.call_id, conversation_id=verdicts.ids(ours)
+            )
+        if ours:
+            return verdicts.adopted(ours)
+        return verdicts.foreign(found) if found and claim.must_look and not claim.foreign_known else None
 
     def look_up(self, id: str) -> Result:
         """One look-up of a call in doubt."""
         call = self.store.get(id)
         if call.get("state") != State.IN_DOUBT:
             return Result(id, call.get("state", "unknown"))
-        result, reason, found = "absent", None, []
+        installation = self.store.installation()
+        result, reason, report, ours = "absent", None, None, []
         try:
-            found = [c.id for c in self.dialer.look_up(id, int(call["first_dial"]) / 1000)]
+            found = self.dialer.look_up(id, installation=installation)
+            ours = [conversation.id for conversation in found if conversation.ours]
+            if ours:
+                result = "found"
+            elif found and call.get("must_look") and not call.get("foreign"):
+                result, reason = "foreign", verdicts.why_foreign(found)
         except ServiceError as exc:
             result, reason = "error", str(exc)
+            report = report_of(exc, default_pause=0) if verdicts.refused(exc) else None
         except Exception as exc:  # noqa: BLE001 a bug of ours: it proves nothing, and the call must come to an end
-            log("unknown_error", level=logging.ERROR, exc_info=True, service=DIALER, call_id=id)
+            self._log_unknown(id)
             result, reason = "error", f"unexpected {type(exc).__name__} while looking up"
-        if found:
-            result = "found"
-        done = self.store.resolve(id, int(call["looks"]), result, found, reason=reason)
+        done = self.store.resolve(id, int(call["looks"]), result, ours, reason=reason, report=report)
         log(
             "call_looked_up",
             service=DIALER,
@@ -229,6 +184,9 @@ class CallProcessor:
             next_action=NEXT.get(done.state, "none"),
         )
         return Result(id, done.state, int(call["attempts"]))
+
+    def _log_unknown(self, id: str, **more: Any) -> None:
+        log("unknown_error", level=logging.ERROR, exc_info=True, service=DIALER, call_id=id, **more)
 
     def _was_slow(self, started: float) -> bool:
         slow = self.service.circuit_breaker.slow_call
@@ -269,11 +227,16 @@ class CallProcessor:
         )
 
 
+def _variables(claim: Claim) -> dict[str, object]:
+    who = claim.contact
+    return {**who.fields, "contact_id": who.id, "name": who.name, "installation_id": claim.installation}
+
+
 NEXT: Mapping[str, str] = {
     State.QUEUED: "dial when its turn comes",
     State.RETRYING: "dial again after the delay",
     State.DEFERRED: "wait for the gate",
     State.IN_DOUBT: "look the call up",
     State.FAILED: "none: see the reason, then `calls retry`",
-    State.NEEDS_REVIEW: "none: a person decides, then `calls retry`",
+    State.NEEDS_REVIEW: "none: an operator decides, then `calls retry`",
 }

@@ -54,12 +54,6 @@ class CallReader:
             counts = self.scripts.client.hgetall(self.scripts.key("stats"))
         return {state.value: int(counts.get(state.value, 0)) for state in State}
 
-    def damaged(self) -> dict[str, str]:
-        """The calls that the dispatcher cannot read, each with the reason."""
-        with store_errors():
-            found: Any = self.scripts.client.hgetall(self.scripts.key("damaged"))
-        return dict(found)
-
 
 def batches(items: Iterable[T]) -> Iterator[list[T]]:
     """Lists of at most BATCH items, in order."""

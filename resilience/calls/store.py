@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from uuid import uuid4
 
 from resilience.calls.call import EVENT_OF, Claim, Finished, NotBegun, Verdict, Work, call_id
 from resilience.calls.contacts import Contact
@@ -44,13 +45,14 @@ class CallStore(CallReader):
         self._service = settings.services[DIALER]
         self._policy = policy_of(self._service)
         self._release = self._service.release.model_dump()
+        self._new_id = uuid4().hex
 
     def enqueue(
         self, contacts: Iterable[Contact], campaign: str, *, delay: float = 0.0, now: float | None = None
     ) -> tuple[int, int]:
         """Writes the contacts' calls, in batches. Returns how many are new, and how many were known already.
 
-        `delay`: seconds until they are due.
+        `delay`: seconds until they are due. Raises StoreFull where Redis is full; of that batch nothing was written.
         """
         new = known = 0
         for batch in batches(contacts):
@@ -80,6 +82,7 @@ class CallStore(CallReader):
             release=self._release,
             lease=ms(self.settings.lease(DIALER)),
             early_ok=early_ok or None,
+            installation=self._new_id,
             contact=None if contact is None else _as_args(contact, campaign),
         )
         return _claim(id, owner, a) if a["answer"] == "go" else _not_begun(a)
@@ -167,6 +170,17 @@ class CallStore(CallReader):
         )
         return Work(a.get("place", ()), a.get("look_up", ()), bool(a["more"]))
 
+    def installation(self) -> str:
+        """The id of this store. It is read each time, because a store that lost its data has another one."""
+        return str(self._run("installation", None, installation=self._new_id))
+
+    def remember(self, called_before: bool, *, now: float | None = None) -> bool:
+        """Answers no_memory: `called_before` says that calls were placed, so the store has lost them.
+
+        From then on calls are looked up before they are dialed. False: it was answered before.
+        """
+        return bool(self._run("remember", now, called_before=called_before))
+
     def command(self, id: str, action: str, *, now: float | None = None) -> Finished:
         """An operator's command, retry or cancel. The answer is done, refused or unknown."""
         a = self._run("command_call", now, id=id, action=action)
@@ -188,6 +202,8 @@ def _claim(id: str, owner: str, a: Mapping[str, Any]) -> Claim:
         a["look_since"] / 1000,
         a["look_first"],
         a["must_look"],
+        a["installation"],
+        a["foreign_known"],
     )
 
 

@@ -69,7 +69,7 @@ class DeadLetters:
         return bool(self.scripts.run("dead_put", args, now))
 
     def get(self, id: str) -> Mapping[str, str]:
-        """A letter's fields, empty where there is none: those of `Letter`, and `id`, `at` (unix ms), `times`, `bytes`."""
+        """A letter's fields and its `id`, `at` (unix ms), `times` and `bytes`; empty where there is none."""
         with store_errors():
             found: Mapping[str, str] = self.scripts.client.hgetall(self.scripts.key("dead", id))  # type: ignore[assignment]
         return found

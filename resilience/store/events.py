@@ -50,6 +50,8 @@ class Event(StrEnum):
     DISPATCHER_SILENT = "dispatcher_silent"
     DISPATCHER_WELL = "dispatcher_well"
     EVENTS_MISSED = "events_missed"
+    STORE_MEMORY_LOST = "store_memory_lost"
+    STORE_FULL = "store_full"
     UNKNOWN_ERROR = "unknown_error"
 
 

@@ -18,12 +18,13 @@ from typing import Any
 import redis
 from redis.exceptions import BusyLoadingError, ReadOnlyError
 
-from resilience.errors import Sent, StoreUnavailable
+from resilience.errors import Sent, StoreFull, StoreUnavailable
 
 FOLDER = Path(__file__).parent / "lua"
-UNREACHABLE = (redis.ConnectionError, redis.TimeoutError, BusyLoadingError, ReadOnlyError, redis.OutOfMemoryError)
+UNREACHABLE = (redis.ConnectionError, redis.TimeoutError, BusyLoadingError, ReadOnlyError)
 # Redis 6.2 hides these in a script's error.
-REFUSED = re.compile(r"(?:^|-)(OOM|READONLY|MISCONF|NOREPLICAS|BUSY|LOADING)\b|Link with MASTER is down")
+FULL = re.compile(r"(?:^|-)(OOM|STOREFULL)\b")
+REFUSED = re.compile(r"(?:^|-)(READONLY|MISCONF|NOREPLICAS|BUSY|LOADING)\b|Link with MASTER is down")
 
 
 @cache
@@ -66,12 +67,15 @@ class Scripts:
 
 @contextmanager
 def store_errors() -> Iterator[None]:
-    """Raises StoreUnavailable where Redis is out of reach or takes no writes."""
+    """Raises StoreUnavailable where Redis is out of reach or takes no writes, StoreFull where it has no memory left."""
     try:
         yield
     except UNREACHABLE as exc:
         raise _unavailable(exc) from exc
     except redis.ResponseError as exc:
+        if FULL.search(str(exc)) or isinstance(exc, redis.OutOfMemoryError):
+            message = "Redis is full; it takes no new contacts until calls have ended or its `maxmemory` is raised"
+            raise StoreFull(message, service="redis", code="full", sent=Sent.NO) from exc
         if not REFUSED.search(str(exc)):
             raise
         raise _unavailable(exc) from exc

@@ -1,4 +1,4 @@
-"""`calls`: what became of each call, and a person's word on it. Phone numbers are masked, ids are as they are."""
+"""`calls`: what became of each call, and how an operator changes it. Phone numbers are masked, ids are as they are."""
 
 from __future__ import annotations
 
@@ -142,9 +142,9 @@ def _value(name: str, text: str) -> Any:
 def _cells(line: dict[str, Any]) -> list[Any]:
     conversation = line.get("conversation_id")
     why = [line.get("reason"), line.get("code"), line.get("result"), conversation and f"conversation {conversation}"]
-    told = line | {
+    shown = line | {
         "at": clock(line["at"]),
         "why": ", ".join(filter(None, why)),
         "next": clock(line.get("next_at"))[11:],
     }
-    return [told.get(name) for name in ("at", "event", "state", "attempts", "breaker_state", "why", "next")]
+    return [shown.get(name) for name in ("at", "event", "state", "attempts", "breaker_state", "why", "next")]

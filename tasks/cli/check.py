@@ -8,7 +8,7 @@ from itertools import chain
 import redis
 import typer
 from amqp.exceptions import AMQPError
-from kombu import Connection
+from kombu.connection import Connection
 from kombu.exceptions import OperationalError
 
 from resilience.redact import scrub

@@ -1,4 +1,4 @@
-"""`services`: the gate in front of each service, and a person's hand on it, for the whole fleet at once."""
+"""`services`: the gate in front of each service, and the operator's commands on it, for the whole fleet at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 
 def services() -> list[dict[str, Any]]:
-    """Each enabled service's gate as it stands; `retry_after` (None: until released) and `paused` in seconds."""
+    """Each enabled service's gate as it is; `retry_after` (None: until released) and `paused` in seconds."""
     rt = runtime()
     gates = view(rt.scripts, {name: breaker.policy for name, breaker in rt.breakers.items()})
     return [_described(name, gates[name]) for name in rt.breakers]

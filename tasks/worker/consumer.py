@@ -14,7 +14,6 @@ from typing import Any
 
 from celery.worker import consumer
 
-from resilience.errors import StoreUnavailable
 from resilience.logger import log
 from resilience.store.dead_letters import Letter
 from tasks.calls import place_call
@@ -29,7 +28,7 @@ MOMENT = 10.0  # seconds that a call's message may wait in a worker; a longer wa
 LONGEST_WAIT = 30 * 86400.0  # seconds; a sender's clock that is further ahead is wrong
 
 
-class Consumer(consumer.Consumer):  # type: ignore[misc]
+class Consumer(consumer.Consumer):
     """Checks each message, and hands it on."""
 
     def create_task_handler(self, **options: Any) -> Callable[[Any], None]:
@@ -103,16 +102,20 @@ def checked(said: TaskMessage, now: datetime) -> TaskMessage:
             raise Unreadable("it had expired before a worker took it")
         said = replace(said, expires=None)
     wait = (said.eta - now).total_seconds() if said.eta else 0.0
-    if wait <= 0:
-        return replace(said, eta=None)
+    return replace(said, eta=None) if wait <= 0 else _waiting(said, now, wait)
+
+
+def _waiting(said: TaskMessage, now: datetime, wait: float) -> TaskMessage:
+    """A task that is to run `wait` seconds from now."""
+    longest = max(MOMENT, settings.longest_countdown)
     if wait > LONGEST_WAIT:
         raise Unreadable(f"eta: must be at most {LONGEST_WAIT / 86400:g} days ahead")
     if said.task != place_call.name:
-        if wait > max(MOMENT, settings.longest_countdown):
+        if wait > longest:
             raise Unreadable("eta: is later than a worker waits for this task")
         return said
     if said.kwargs.get("contact") is None and not said.args:  # in the store already, which knows when it is due
-        return said if wait <= max(MOMENT, settings.longest_countdown) else replace(said, eta=None)
+        return said if wait <= longest else replace(said, eta=None)
     if wait <= MOMENT:
         return said
     return replace(said, eta=None, not_before=(now + timedelta(seconds=wait)).timestamp())
@@ -125,4 +128,3 @@ def _rewrite(message: Any, said: TaskMessage) -> None:
     message.headers, message.body = said.headers(), said.body()
     message.content_type, message.content_encoding = "application/json", "utf-8"
     message.properties = {"correlation_id": said.id}
-    message._decoded_cache = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import uuid4
 
@@ -21,20 +21,24 @@ from kombu.utils.json import dumps, loads
 from resilience.logger import log
 from tasks.message import UNREADABLE
 
+_create_client: Callable[..., Any]
+_deliver_fanout: Callable[..., Any]
 _create_client, _deliver_fanout = Channel._create_client, Channel._deliver_fanout_message
 
 
 def install() -> None:
     """Patches kombu. Harmless to repeat."""
-    Channel._create_client = _checking_client
-    Channel._deliver_fanout_message = _deliver_sound_fanout
+    Channel._create_client = _checking_client  # type: ignore[method-assign]
+    Channel._deliver_fanout_message = _deliver_sound_fanout  # type: ignore[method-assign]
 
 
 def _checking_client(channel: Any, asynchronous: bool = False) -> Any:
     client = _create_client(channel, asynchronous)
 
     def checked(reply: Any, **_: Any) -> Any:
-        return (reply[0], envelope(channel, bytes_to_str(reply[0]).rsplit(channel.sep, 1)[0], reply[1])) if reply else None
+        return (
+            (reply[0], envelope(channel, bytes_to_str(reply[0]).rsplit(channel.sep, 1)[0], reply[1])) if reply else None
+        )
 
     client.set_response_callback("BRPOP", checked)
     return client

@@ -11,17 +11,17 @@
 
 from functools import partialmethod
 
-from kombu import Connection
+from kombu.connection import Connection
 
 
-def _leave_transport(self):
+def _leave_transport(self: Connection) -> None:
     self._transport = None  # kombu also sets the transport's `client`, which is this connection, to None
 
 
-def install():
+def install() -> None:
     """Patches kombu. Harmless to repeat."""
-    Connection._do_close_transport = _leave_transport
-    if not isinstance(Connection.__dict__["ensure_connection"], partialmethod):
-        Connection.ensure_connection = partialmethod(
-            Connection.ensure_connection, interval_start=1, interval_step=0, interval_max=1
-        )
+    patched = isinstance(Connection.__dict__["ensure_connection"], partialmethod)
+    each_second = partialmethod(Connection.ensure_connection, interval_start=1, interval_step=0, interval_max=1)
+    vars_ = {"_do_close_transport": _leave_transport} | ({} if patched else {"ensure_connection": each_second})
+    for name, function in vars_.items():
+        setattr(Connection, name, function)

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from demo.processes import CELERY, ROOT, Processes
-from demo.scenario import Scenario
 from demo.timeline import Timeline
+from demo.world import World
 from local import child_process
 from resilience.config.settings import load
 from tests.support import wait_until
@@ -30,15 +30,15 @@ def test_a_worker_told_to_stop_while_redis_is_away_ends(tmp_path: Path) -> None:
         "republish: 30 ", "republish: 3 "))  # fmt: skip
     settings = load(str(config))
     with Processes(tmp_path, config) as processes:
-        scenario = Scenario(processes, settings, Timeline(3))
-        scenario.start()
+        world = World(processes, settings, Timeline(3))
+        world.start()
         processes.kill("calls")
         with start(processes) as worker:
-            scenario._control("fault", service="elevenlabs", endpoint="dial", kind="slow", seconds=1.5)
+            world.control("fault", service="elevenlabs", endpoint="dial", kind="slow", seconds=1.5)
             for n in range(4):
                 contact = {"id": str(n), "phone": f"+1415555010{n}"}
                 processes.send_task("tasks.calls.place_call", {"contact": contact}, queue="calls")
-            wait_until(lambda: len(scenario._control("rang")["rang"]) >= 2, what="dials that run")
+            wait_until(lambda: len(world.control("rang")["rang"]) >= 2, what="dials that run")
             processes.redis.kill()
             wait_until(
                 lambda: "Trying again" in processes.tail("worker", 20), timeout=20, what="the worker to reconnect"
@@ -49,7 +49,7 @@ def test_a_worker_told_to_stop_while_redis_is_away_ends(tmp_path: Path) -> None:
             # The soft shutdown comes first, and takes up to a task's time limit.
             limit = 2 * settings.task_time_limit + 8 * settings.calls.dispatch.republish
             wait_until(lambda: worker.poll() is not None, timeout=limit, what="the worker to end")
-        scenario.close()
+        world.close()
         processes.redis.start()
 
 

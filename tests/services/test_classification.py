@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import formatdate
 from typing import Any
 
@@ -70,6 +70,11 @@ class Want:
     alive: bool = False
     scope: Scope = Scope.SERVICE
     wait: float | None = None
+    named: bool = True
+
+
+def opened(code: str) -> Want:
+    return Want(PermanentError, code, named=False)
 
 
 def held(code: str, *, alive: bool = False) -> Want:
@@ -96,6 +101,7 @@ def same(want: Want | None) -> tuple[Want | None, Want | None]:
     return want, want
 
 
+UNHEARD = Want(PermanentError, "unknown_status", UNKNOWN, counts=True, named=False)
 Case = tuple[str, int, Any, tuple[Want | None, Want | None]]
 CASES: list[Case] = [
     ("1 quota as 401", 401, QUOTA, same(held("quota_exceeded"))),
@@ -114,10 +120,13 @@ CASES: list[Case] = [
     ("2 Twilio", 401, twilio(20003), same(held("20003"))),
     ("2 Salesforce session", 401, salesforce("INVALID_SESSION_ID"), same(held("INVALID_SESSION_ID"))),
     ("2 OAuth grant as 400", 400, {"error": "invalid_grant", "error_description": "no"}, same(held("invalid_grant"))),
-    ("2 bare 401", 401, "", same(held("http_401"))),
+    ("2 bare 401", 401, "", same(opened("http_401"))),
+    ("2 a 401 with a code that nobody knows", 401, detail("blocked"), same(opened("blocked"))),
+    ("2 bare 407", 407, BOUNCED, same(opened("http_407"))),
     ("3 scope", 403, detail("insufficient_permissions"), same(held("insufficient_permissions"))),
     ("3 scope as 401", 401, detail("missing_permissions"), same(held("missing_permissions"))),
-    ("3 bare 403", 403, BOUNCED, same(held("http_403"))),
+    ("3 bare 403", 403, BOUNCED, same(opened("http_403"))),
+    ("3 plan", 403, detail("subscription_required"), same(held("subscription_required"))),
     ("3 Salesforce limit is no auth error", 403, salesforce("REQUEST_LIMIT_EXCEEDED"),
      same(throttled("REQUEST_LIMIT_EXCEEDED"))),
     ("3 Google limit is no auth error", 403, google("userRateLimitExceeded"), same(throttled("usageLimits"))),
@@ -179,10 +188,10 @@ CASES: list[Case] = [
     ("good", 200, {"success": True, "conversation_id": "c1"}, same(None)),
     ("good without a body", 204, "", same(None)),
     ("unknown 4xx", 418, "", same(contact("unknown_status", alive=False))),
-    ("unknown 5xx", 599, "", (Want(PermanentError, "unknown_status", UNKNOWN, counts=True), doubt("unknown_status"))),
-    ("redirect", 301, "", same(held("redirect"))),
+    ("unknown 5xx", 599, "", (UNHEARD, replace(doubt("unknown_status"), named=False))),
+    ("redirect", 301, "", same(opened("redirect"))),
     ("redirect after the work", 303, "",
-     (Want(PermanentError, "unknown_status", UNKNOWN, counts=True), doubt("unknown_status"))),
+     (UNHEARD, replace(doubt("unknown_status"), named=False))),
 ]  # fmt: skip
 
 
@@ -195,7 +204,7 @@ def test_an_answer_is_classified_by_the_first_row_that_matches(
 
     assert error is None or error.status == status
     seen = error and Want(
-        type(error), error.code, error.sent, error.counts, error.alive, error.scope, error.retry_after
+        type(error), error.code, error.sent, error.counts, error.alive, error.scope, error.retry_after, error.named
     )
     assert seen == wants[dial]
 

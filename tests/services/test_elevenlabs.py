@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,9 +15,10 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from resilience.errors import InDoubtError, PermanentError, Scope, Sent, ServiceError, ThrottledError, TransientError
-from services.elevenlabs import MAX_PAGES, Conversation, ElevenLabs
+from services.conversations import MAX_REQUESTS, Conversation
+from services.elevenlabs import ElevenLabs
 
-KEY, PHONE, CALL = "xi-4f9a-secret", "+14155550100", "spring:42"
+KEY, PHONE, CALL, HOME = "xi-4f9a-secret", "+14155550100", "spring:42", "3f2a9c"
 PLACED = {"success": True, "message": "ok", "conversation_id": "conv_1", "callSid": "CA1"}
 
 
@@ -32,13 +34,17 @@ class Seen:
 
 
 class Provider(ThreadingHTTPServer):
-    """Answers with `answers` in turn, the last one for ever: (status, body), a text as it is; each after `delay` s."""
+    """Answers with `answers` in turn, the last one for ever: (status, body), a text as it is; each after `delay` s.
+
+    A request whose path ends with the name of one of `records` gets that instead.
+    """
 
     daemon_threads = False
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.answers: list[tuple[int, Any]] = [(200, PLACED)]
+        self.records: dict[str, Any] = {}
         self.seen: list[Seen] = []
         self.delay = 0.0
         self.over = threading.Event()
@@ -62,9 +68,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.seen.append(
             Seen(self.command, url.path, parse_qs(url.query), self.headers["xi-api-key"], json.loads(raw or "null"))
         )
-        answers = self.server.answers
+        answers, record = self.server.answers, self.server.records.get(url.path.rpartition("/")[2])
         self.server.over.wait(self.server.delay)
-        status, body = answers.pop(0) if len(answers) > 1 else answers[0]
+        if record is not None:
+            status, body = record if isinstance(record, tuple) else (200, record)
+        else:
+            status, body = answers.pop(0) if len(answers) > 1 else answers[0]
         content = (body if isinstance(body, str) else json.dumps(body)).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
@@ -89,7 +98,13 @@ def provider() -> Iterator[Provider]:
 
 
 def dial(client: ElevenLabs, **variables: object) -> str:
-    return client.dial(phone=PHONE, call_id=CALL, attempt_id=f"{CALL}:2", variables=variables)
+    return client.dial(
+        phone=PHONE, call_id=CALL, attempt_id=f"{CALL}:2", variables=variables, lease_covers=lambda: True
+    )
+
+
+def look_up(client: ElevenLabs, **options: Any) -> list[Conversation]:
+    return client.look_up(CALL, installation=HOME, **options)
 
 
 def page(*items: dict[str, Any], **more: Any) -> tuple[int, dict[str, Any]]:
@@ -98,6 +113,15 @@ def page(*items: dict[str, Any], **more: Any) -> tuple[int, dict[str, Any]]:
 
 def item(name: str, started: int = 1000, **more: Any) -> dict[str, Any]:
     return {"conversation_id": name, "status": "done", "start_time_unix_secs": started} | more
+
+
+def record(
+    attempt: int, *, call: str = CALL, user_id: str = "", status: str = "done", variables: Any = None
+) -> dict[str, Any]:
+    """A conversation's own record, in the API's form."""
+    own = {"installation_id": HOME} if variables is None else variables
+    data = {"user_id": user_id or call, "dynamic_variables": {"attempt_id": f"{call}:{attempt}", **own}}
+    return {"user_id": user_id or call, "status": status, "conversation_initiation_client_data": data}
 
 
 def test_a_dial_is_one_post_that_carries_the_call_and_the_attempt(provider: Provider) -> None:
@@ -125,6 +149,11 @@ def test_a_dial_is_one_post_that_carries_the_call_and_the_attempt(provider: Prov
         pytest.param({"success": True, "conversation_id": None}, "no_conversation_id", id="no id, but a null"),
         pytest.param({"success": True, "conversation_id": ""}, "no_conversation_id", id="an empty id"),
         pytest.param({"success": True, "conversation_id": 7}, "no_conversation_id", id="an id that is no text"),
+        pytest.param({"success": True, "conversation_id": "conv 1"}, "no_conversation_id", id="an id with a space"),
+        pytest.param(
+            {"success": True, "conversation_id": "c\u00f6nv"}, "no_conversation_id", id="an id outside of ASCII"
+        ),
+        pytest.param({"success": True, "conversation_id": "c" * 201}, "no_conversation_id", id="an id without an end"),
         pytest.param(["conv_1"], "no_conversation_id", id="a list"),
         pytest.param({"success": False, "message": "Twilio is down"}, "success_false", id="success false"),
     ],
@@ -165,55 +194,116 @@ def test_a_dial_that_fails_is_classified_and_never_repeated(
     assert len(provider.seen) == 1
 
 
-def test_a_call_is_looked_up_by_its_id_from_a_minute_before(provider: Provider) -> None:
-    client_data = {"user_id": CALL, "dynamic_variables": {"attempt_id": f"{CALL}:1"}}
-    provider.answers = [page(item("new", 2000), item("old", 1000, conversation_initiation_client_data=client_data))]
+def test_a_call_is_looked_up_by_its_id_in_the_last_week_and_confirmed_by_its_record(provider: Provider) -> None:
+    provider.answers = [page(item("new", 2000), item("old", 1000))]
+    provider.records = {"new": record(2), "old": record(1)}
 
-    found = provider.client().look_up(CALL, 5000.7)
+    found = look_up(provider.client())
 
-    assert found == [Conversation("old", "done", f"{CALL}:1", 1000.0), Conversation("new", "done", "", 2000.0)]
-    asked = {"user_id": [CALL], "call_start_after_unix": ["4940"], "page_size": ["100"]}
-    assert provider.seen == [Seen("GET", "/v1/convai/conversations", asked, KEY, None)]
+    assert found == [Conversation("old", f"{CALL}:1", True), Conversation("new", f"{CALL}:2", True)]
+    [listed, *records] = provider.seen
+    since = int(listed.query.pop("call_start_after_unix")[0])
+    assert abs(time.time() - 7 * 24 * 3600 - since) < 60
+    assert listed == Seen("GET", "/v1/convai/conversations", {"user_id": [CALL], "page_size": ["100"]}, KEY, None)
+    assert [seen.path for seen in records] == [f"/v1/convai/conversations/{id}" for id in ("new", "old")]
 
 
 def test_an_empty_list_proves_that_there_is_none(provider: Provider) -> None:
     provider.answers = [page()]
 
-    assert provider.client().look_up(CALL, 0) == []
+    assert look_up(provider.client()) == []
 
 
-def test_every_page_is_read(provider: Provider) -> None:
-    provider.answers = [page(item("a", 3), has_more=True, next_cursor="p2"), page(item("b", 1))]
+def test_every_page_is_read_and_a_conversation_on_two_pages_counts_once(provider: Provider) -> None:
+    provider.answers = [page(item("a", 3), has_more=True, next_cursor="p2"), page(item("a", 3), item("b", 1))]
+    provider.records = {"a": record(2), "b": record(1)}
 
-    found = provider.client().look_up(CALL, 5000)
-
-    assert [conversation.id for conversation in found] == ["b", "a"]
-    assert [seen.query.get("cursor") for seen in provider.seen] == [None, ["p2"]]
+    assert [conversation.id for conversation in look_up(provider.client())] == ["b", "a"]
+    assert [seen.query.get("cursor") for seen in provider.seen if seen.query] == [None, ["p2"]]
+    assert len(provider.seen) == 4
 
 
 def test_a_list_without_an_end_proves_nothing(provider: Provider) -> None:
     provider.answers = [page(has_more=True, next_cursor="again")]
 
     with pytest.raises(TransientError, match="more conversations"):
-        provider.client().look_up(CALL, 0)
+        look_up(provider.client())
 
-    assert len(provider.seen) == MAX_PAGES
+    assert len(provider.seen) == MAX_REQUESTS
 
 
-def test_no_page_is_begun_after_the_timeouts_sum(provider: Provider) -> None:
+def test_a_look_up_is_bounded_in_time_as_a_whole(provider: Provider) -> None:
     provider.answers, provider.delay = [page(has_more=True, next_cursor="again")], 0.3
+    started = time.monotonic()
 
-    with pytest.raises(TransientError, match="more conversations"):
-        provider.client().look_up(CALL, 0, timeout=(0.2, 0.4))
+    with pytest.raises(TransientError):
+        look_up(provider.client(), timeout=(0.2, 0.5))
 
-    assert len(provider.seen) < MAX_PAGES
+    assert len(provider.seen) < MAX_REQUESTS
+    assert time.monotonic() - started < 0.7 + 2
 
 
-def test_a_conversation_of_somebody_else_is_left_out(provider: Provider) -> None:
+OTHERS = [
+    pytest.param(record(1, call="spring:43"), id="another call"),
+    pytest.param(record(1, user_id="spring:43"), id="another user"),
+    pytest.param(record(1) | {"user_id": None, "conversation_initiation_client_data": {}}, id="nobody's"),
+    pytest.param(record(1, call=f"{CALL}:7") | {"user_id": None}, id="a call whose id is longer"),
+    pytest.param(record(1, status="failed"), id="failed"),
+]
+
+
+@pytest.mark.parametrize("theirs", OTHERS)
+def test_a_filter_that_is_ignored_makes_no_foreign_conversation_ours(provider: Provider, theirs: Any) -> None:
+    """The list's rows carry no user id, so one contact adopted the conversation of another and was never called."""
+    provider.answers = [page(item("theirs"), item("ours"))]
+    provider.records = {"theirs": theirs, "ours": record(3)}
+
+    assert [conversation.id for conversation in look_up(provider.client())] == ["ours"]
+
+
+def test_a_row_that_names_somebody_else_needs_no_request(provider: Provider) -> None:
     theirs = item("b", conversation_initiation_client_data={"user_id": "spring:43"})
     provider.answers = [page(item("a", user_id="spring:43"), theirs, item("c", user_id=CALL))]
+    provider.records = {"c": record(1)}
 
-    assert [conversation.id for conversation in provider.client().look_up(CALL, 0)] == ["c"]
+    assert [conversation.id for conversation in look_up(provider.client())] == ["c"]
+    assert len(provider.seen) == 2
+
+
+def test_more_strangers_than_a_look_up_may_ask_for_prove_nothing(provider: Provider) -> None:
+    provider.answers = [page(*(item(f"c{n}") for n in range(100)))]
+    provider.records = {f"c{n}": record(1, call=f"other:{n}") for n in range(100)}
+
+    with pytest.raises(TransientError, match="more conversations"):
+        look_up(provider.client())
+
+    assert len(provider.seen) == MAX_REQUESTS
+
+
+@pytest.mark.parametrize(
+    ("variables", "ours"),
+    [
+        pytest.param({"installation_id": HOME}, True, id="ours"),
+        pytest.param({"installation_id": "staging"}, False, id="another's"),
+        pytest.param({}, True, id="of a release that sent none"),
+    ],
+)
+def test_another_installation_in_the_same_workspace_is_recognised(
+    provider: Provider, variables: dict[str, str], ours: bool
+) -> None:
+    provider.answers = [page(item("a"))]
+    provider.records = {"a": record(1, variables=variables)}
+
+    assert look_up(provider.client()) == [Conversation("a", f"{CALL}:1", ours)]
+
+
+@pytest.mark.parametrize(
+    "zero_retention", [{"user_id": CALL}, {"conversation_initiation_client_data": {"user_id": CALL}}]
+)
+def test_a_record_without_variables_is_known_by_its_user_id(provider: Provider, zero_retention: dict[str, Any]) -> None:
+    provider.answers, provider.records = [page(item("a"))], {"a": {"status": "done"} | zero_retention}
+
+    assert look_up(provider.client()) == [Conversation("a", "", True)]
 
 
 @pytest.mark.parametrize(
@@ -228,6 +318,7 @@ def test_a_conversation_of_somebody_else_is_left_out(provider: Provider) -> None
         {"conversations": [None]},
         {"conversations": [{"status": "done"}]},
         {"conversations": [{"conversation_id": ""}]},
+        {"conversations": [{"conversation_id": "a\nb"}]},
         {"conversations": [{"conversation_id": "a", "start_time_unix_secs": "noon"}]},
         {"conversations": [{"conversation_id": "a", "start_time_unix_secs": 10**400}]},
         {"conversations": [{"conversation_id": "a", "conversation_initiation_client_data": 7}]},
@@ -240,17 +331,89 @@ def test_a_list_of_the_wrong_shape_proves_nothing(provider: Provider, body: Any)
     provider.answers = [(200, body)]
 
     with pytest.raises(TransientError) as caught:
-        provider.client().look_up(CALL, 0)
+        look_up(provider.client())
 
     assert caught.value.counts
 
 
-@pytest.mark.parametrize(("status", "kind"), [(500, TransientError), (401, PermanentError), (404, PermanentError)])
-def test_a_look_up_that_fails_proves_nothing(provider: Provider, status: int, kind: type[ServiceError]) -> None:
-    provider.answers = [page(item("a"), has_more=True, next_cursor="p2"), (status, "")]
+@pytest.mark.parametrize(
+    "body",
+    [
+        [],
+        "<html>hi</html>",
+        {"conversation_initiation_client_data": 7},
+        {"user_id": CALL, "conversation_initiation_client_data": {"dynamic_variables": "x"}},
+    ],
+    ids=str,
+)
+def test_a_record_of_the_wrong_shape_proves_nothing(provider: Provider, body: Any) -> None:
+    provider.answers, provider.records = [page(item("a"))], {"a": body}
 
-    with pytest.raises(kind):
-        provider.client().look_up(CALL, 0)
+    with pytest.raises(TransientError):
+        look_up(provider.client())
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "named"),
+    [
+        (500, TransientError, True),
+        (401, PermanentError, False),
+        (404, PermanentError, False),
+        (422, PermanentError, False),
+    ],
+)
+def test_a_look_up_that_fails_proves_nothing_and_is_no_contacts_fault(
+    provider: Provider, status: int, kind: type[ServiceError], named: bool
+) -> None:
+    provider.answers = [page(has_more=True, next_cursor="p2"), (status, "")]
+
+    with pytest.raises(kind) as caught:
+        look_up(provider.client())
+
+    assert (caught.value.scope, caught.value.named) == (Scope.SERVICE, named)
+
+
+def test_a_key_without_the_lists_scope_is_named(provider: Provider) -> None:
+    provider.answers = [(401, {"detail": {"status": "missing_permissions", "message": "no convai_read"}})]
+
+    with pytest.raises(PermanentError) as caught:
+        look_up(provider.client())
+
+    assert (caught.value.scope, caught.value.named) == (Scope.SERVICE, True)
+
+
+def test_a_conversation_of_ours_counts_even_where_the_rest_of_the_list_is_lost(provider: Provider) -> None:
+    provider.answers = [page(item("a"), has_more=True, next_cursor="p2"), (503, "")]
+    provider.records = {"a": record(1)}
+
+    assert [conversation.id for conversation in look_up(provider.client())] == ["a"]
+
+
+def test_a_conversation_that_is_listed_and_unknown_proves_nothing(provider: Provider) -> None:
+    provider.answers = [page(item("a"))]
+    provider.records = {"a": (404, {"detail": {"status": "conversation_not_found"}})}
+
+    with pytest.raises(TransientError) as caught:
+        look_up(provider.client())
+
+    assert not caught.value.counts
+
+
+@pytest.mark.parametrize(("listed", "has"), [(page(item("a")), True), (page(), False)])
+def test_an_agent_has_called_where_it_has_any_conversation(provider: Provider, listed: Any, has: bool) -> None:
+    provider.answers = [listed]
+
+    assert provider.client().has_called() is has
+    assert provider.seen == [
+        Seen("GET", "/v1/convai/conversations", {"agent_id": ["agent_1"], "page_size": ["1"]}, KEY, None)
+    ]
+
+
+def test_a_store_is_not_taken_for_new_where_the_answer_is_lost(provider: Provider) -> None:
+    provider.answers = [(200, {"conversations": None})]
+
+    with pytest.raises(TransientError):
+        provider.client().has_called()
 
 
 @pytest.mark.parametrize(
@@ -304,9 +467,7 @@ def test_the_health_check_goes_to_the_path_it_is_given(provider: Provider) -> No
 
 
 @pytest.mark.parametrize("key", [KEY, f"{KEY}\n", f"{KEY}\r\nX: y", f"{KEY}\u20ac"])
-@pytest.mark.parametrize(
-    "act", [dial, lambda c: c.look_up(CALL, 0), lambda c: c.health()], ids=["dial", "look", "health"]
-)
+@pytest.mark.parametrize("act", [dial, look_up, lambda c: c.health()], ids=["dial", "look", "health"])
 def test_no_error_shows_the_key(provider: Provider, act: Callable[[ElevenLabs], object], key: str) -> None:
     provider.answers = [(401, {"detail": {"status": "invalid_api_key", "message": f"{KEY} is not a key"}})]
     client = provider.client(key)

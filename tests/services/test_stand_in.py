@@ -76,6 +76,7 @@ def test_a_good_dial_rings_and_is_found_again(stand_in: StandIn) -> None:
     assert answer["conversation_id"] == rang.conversation_id
     assert rang[:2] == ("spring:1", "spring:1:1")
     assert [each["conversation_id"] for each in listed["conversations"]] == [rang.conversation_id]
+    assert found["user_id"] == "spring:1"
     assert found["conversation_initiation_client_data"]["dynamic_variables"] == {"attempt_id": "spring:1:1"}
 
 

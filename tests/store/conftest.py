@@ -32,7 +32,10 @@ def settings() -> Settings:
 
 @pytest.fixture
 def store(scripts: Scripts, settings: Settings) -> CallStore:
-    return CallStore(scripts, settings)
+    """The calls of a store that is known to be new."""
+    store = CallStore(scripts, settings)
+    store.remember(False)
+    return store
 
 
 @pytest.fixture

@@ -59,7 +59,8 @@ def contact(id: str = "1", **fields: Any) -> Contact:
 
 
 def add(store: CallStore, *ids: str, now: float = T0) -> list[str]:
-    """Enqueues contacts with these ids. Returns the calls' ids."""
+    """Enqueues contacts with these ids, in a store that is known to be new. Returns the calls' ids."""
+    store.remember(False)
     store.enqueue([contact(id) for id in ids], "spring", now=now)
     return [f"spring:{id}" for id in ids]
 

@@ -9,7 +9,9 @@ from resilience.store.dead_letters import DeadLetters, Letter
 from resilience.store.scripts import Scripts
 from tests.store.steps import T0
 
-LETTER = Letter("calls", "its body is broken JSON", '{"body": "e30="}', "tasks.calls.place_cal", "id1", "gen1@crm", "c1")
+LETTER = Letter(
+    "calls", "its body is broken JSON", '{"body": "e30="}', "tasks.calls.place_cal", "id1", "gen1@crm", "c1"
+)
 
 
 def letter(n: int, size: int = 10) -> Letter:

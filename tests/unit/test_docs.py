@@ -22,7 +22,7 @@ from demo import timeline
 from local.redis_server import RedisServer
 from resilience.alerts.incidents import Kind
 from resilience.config.settings import Service, Settings, load
-from tasks.__main__ import app
+from tasks.cli.app import app
 from tests.chaos import __main__ as chaos
 from tests.support import PREFIX, ROOT
 
@@ -273,7 +273,8 @@ def sentences() -> tuple[list[str], list[tuple[str, str]]]:
     """Patterns from the demo's code: of its scenes, and of (what happened, what comes next) on a line."""
     calls = [
         node
-        for node in ast.walk(ast.parse((ROOT / "demo/scenario.py").read_text()))
+        for file in ("demo/scenario.py", "demo/world.py")
+        for node in ast.walk(ast.parse((ROOT / file).read_text()))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
     ]
     scenes = [as_pattern(call.args[0]) for call in calls if call.func.attr == "step"]  # type: ignore[attr-defined]

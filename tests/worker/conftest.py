@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from demo.processes import ROOT, Processes
-from demo.scenario import Scenario
 from demo.timeline import Timeline
+from demo.world import World
 from resilience.config.settings import load
 
 TENTH = {
@@ -53,10 +53,10 @@ def write_config(path: Path, **changes: Any) -> Path:
 class Fleet:
     """What a test does with a fleet, and what it sees of its own campaign."""
 
-    def __init__(self, scenario: Scenario, campaign: str) -> None:
-        self.scenario, self.campaign = scenario, campaign
-        self.processes, self.store, self.gate = scenario.processes, scenario.store, scenario.gate
-        self.redis = scenario.redis
+    def __init__(self, world: World, campaign: str) -> None:
+        self.world, self.campaign = world, campaign
+        self.processes, self.store, self.gate = world.processes, world.store, world.gate
+        self.redis = world.redis
 
     def id(self, contact: str) -> str:
         return f"{self.campaign}:{contact}"
@@ -67,10 +67,10 @@ class Fleet:
 
     def fault(self, kind: str, **options: object) -> None:
         """Breaks the dial endpoint."""
-        self.scenario._control("fault", service="elevenlabs", endpoint="dial", kind=kind, **options)
+        self.world.control("fault", service="elevenlabs", endpoint="dial", kind=kind, **options)
 
     def recover(self) -> None:
-        self.scenario._control("recover", service="elevenlabs")
+        self.world.control("recover", service="elevenlabs")
 
     def state(self, contact: str) -> str:
         return self.store.get(self.id(contact)).get("state", "")
@@ -79,13 +79,13 @@ class Fleet:
         return sum(call["campaign"] == self.campaign for call in self.store.calls(state=state))
 
     def rang(self, contact: str) -> int:
-        return sum(r["call_id"] == self.id(contact) for r in self.scenario._control("rang")["rang"])
+        return sum(r["call_id"] == self.id(contact) for r in self.world.control("rang")["rang"])
 
     def dials(self) -> list[str]:
-        return [r["attempt_id"] for r in self.scenario.dials() if r["call_id"].startswith(f"{self.campaign}:")]
+        return [r["attempt_id"] for r in self.world.dials() if r["call_id"].startswith(f"{self.campaign}:")]
 
     def log(self) -> list[dict[str, Any]]:
-        return self.scenario.log()
+        return self.world.log()
 
 
 @pytest.fixture
@@ -95,35 +95,35 @@ def tenth(tmp_path: Path) -> Callable[..., Path]:
 
 
 @contextmanager
-def running(folder: Path, **changes: Any) -> Iterator[Scenario]:
-    """A running fleet, with the demo's eyes on it: its store, its gate, its log and the stand-in's."""
+def running(folder: Path, **changes: Any) -> Iterator[World]:
+    """A running fleet, and what the demo sees of it: its store, its gate, its log and the stand-in's."""
     config = write_config(folder / "config.yml", **changes)
     settings = load(str(config))
     with Processes(folder, config) as processes:
-        scenario = Scenario(processes, settings, Timeline(settings.services["elevenlabs"].retry.max_attempts - 1))
-        with closing(scenario):
-            scenario.start()
-            yield scenario
+        world = World(processes, settings, Timeline(settings.services["elevenlabs"].retry.max_attempts - 1))
+        with closing(world):
+            world.start()
+            yield world
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenario]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """One fleet for the tests of a module that leave it well."""
-    with running(tmp_path_factory.mktemp("fleet")) as scenario:
-        yield scenario
+    with running(tmp_path_factory.mktemp("fleet")) as world:
+        yield world
 
 
 @pytest.fixture
-def fleet(shared: Scenario, request: pytest.FixtureRequest) -> Iterator[Fleet]:
+def fleet(shared: World, request: pytest.FixtureRequest) -> Iterator[Fleet]:
     """The module's fleet, with a campaign of this test's own."""
     own = Fleet(shared, f"t{abs(hash(request.node.nodeid)) % 10**8}")
     yield own
-    shared._control("recover", service="elevenlabs")
+    shared.control("recover", service="elevenlabs")
     shared.processes.command("services", "close", "elevenlabs", fine=(0, 1))
 
 
 @pytest.fixture
 def own_fleet(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Fleet]:
     """A fleet for a test that breaks it; its parameter changes the config."""
-    with running(tmp_path, **getattr(request, "param", {})) as scenario:
-        yield Fleet(scenario, "own")
+    with running(tmp_path, **getattr(request, "param", {})) as world:
+        yield Fleet(world, "own")

@@ -67,7 +67,7 @@ class SentinelSet:
             process.send_signal(signal.SIGSTOP)
 
     def swap_by_hand(self) -> None:
-        """The replica becomes the primary, as a person does it; connections to the old one stay open."""
+        """The replica becomes the primary, as an operator does it; connections to the old one stay open."""
         primary, replica = self.nodes
         with self.client(replica) as client:
             client.replicaof("NO", "ONE")
@@ -80,7 +80,7 @@ class SentinelSet:
                 sentinel.sentinel_set(NAME, "auth-pass", PASSWORD)
 
     def cut_replication(self) -> None:
-        """From here on the replica hears nothing more: what the primary acknowledges is lost with it."""
+        """From here on the replica gets nothing more: what the primary acknowledges is lost with it."""
         primary, replica = self.nodes
         with self.client(replica) as client:
             client.config_set("masterauth", "wrong")

@@ -1,6 +1,6 @@
-"""The product's Celery app, whose worker goes deaf once it is told: connected, answering pings, taking nothing.
+"""The product's Celery app, whose worker gets stuck on order: connected, answering pings, taking nothing.
 
-`celery -A tests.worker.stuck_app worker`; the file named by GO_DEAF tells it.
+`celery -A tests.worker.stuck_app worker`; it is ordered by a file at the path in GET_STUCK.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from tasks.celery import app
 __all__ = ["app"]
 
 
-class GoDeaf(bootsteps.StartStopStep):
+class GetStuck(bootsteps.StartStopStep):
     """Cancels the consumer on the connection alone: Celery still believes that it consumes."""
 
     requires = frozenset({"celery.worker.consumer.tasks:Tasks"})
 
     def start(self, parent: Any) -> None:
-        told = Path(os.environ["GO_DEAF"])
+        order = Path(os.environ["GET_STUCK"])
 
-        def go() -> None:
-            if told.exists():
+        def check() -> None:
+            if order.exists():
                 parent.task_consumer.cancel()
 
-        parent.timer.call_repeatedly(0.1, go)
+        parent.timer.call_repeatedly(0.1, check)
 
 
-app.steps["consumer"].add(GoDeaf)
+app.steps["consumer"].add(GetStuck)

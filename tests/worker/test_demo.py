@@ -93,7 +93,7 @@ def test_nothing_is_left_when_it_is_stopped(tenth: Config, temporary: Path, sign
     assert left_behind(temporary) == []
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
 def test_nothing_is_left_when_it_is_killed(tenth: Config, temporary: Path) -> None:
     with demo(tenth(), temporary) as process:
         assert process.stdout
@@ -104,7 +104,7 @@ def test_nothing_is_left_when_it_is_killed(tenth: Config, temporary: Path) -> No
     wait_until(lambda: processes_in(temporary) == [], timeout=20, what="every process to end")
 
 
-def test_a_config_that_cannot_be_used_is_told_in_a_sentence(tmp_path: Path, temporary: Path) -> None:
+def test_a_config_that_cannot_be_used_is_reported_in_a_sentence(tmp_path: Path, temporary: Path) -> None:
     config = tmp_path / "bad.yml"
     config.write_text("services: {elevenlabs: {retry: {max_attempts: 0}}}")
 

@@ -42,7 +42,7 @@ def flower(fleet: Fleet) -> Iterator[str]:
             except requests.ConnectionError:
                 return False
 
-        wait_until(sees_the_worker, timeout=30, what="Flower to hear the calls worker")
+        wait_until(sees_the_worker, timeout=30, what="Flower to see the calls worker")
         yield url
         process.terminate()
 

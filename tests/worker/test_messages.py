@@ -143,7 +143,7 @@ ENVELOPES: list[Any] = [
 ]  # fmt: skip
 
 
-def test_what_is_no_envelope_is_kept_as_it_is(fleet: Fleet, sender: Sender, letters: DeadLetters) -> None:
+def test_what_is_no_envelope_is_kept_as_it_is(sender: Sender, letters: DeadLetters) -> None:
     before = len(reasons(letters))
     items = [*ENVELOPES, *(sender.envelope() | odd for odd in ({"headers": 5}, {"body": 5}, {"body": "%"}))]
 
@@ -157,7 +157,13 @@ def test_what_is_no_envelope_is_kept_as_it_is(fleet: Fleet, sender: Sender, lett
 
 
 def test_an_envelope_without_a_way_back_is_called_all_the_same(fleet: Fleet, sender: Sender) -> None:
-    odd: list[Any] = [{"delivery_tag": 5}, {"delivery_tag": None}, {"delivery_info": 5}, {"delivery_info": {}}, {"priority": "x"}]
+    odd: list[Any] = [
+        {"delivery_tag": 5},
+        {"delivery_tag": None},
+        {"delivery_info": 5},
+        {"delivery_info": {}},
+        {"priority": "x"},
+    ]
     for change in odd:
         message = sender.envelope()
         message["properties"] |= change
@@ -185,7 +191,7 @@ def test_a_thousand_messages_of_tomorrow_wait_in_the_store(fleet: Fleet, sender:
     assert 86_000 < int(call["not_before"]) / 1000 - int(call["created"]) / 1000 <= 86_400
 
 
-def test_a_countdown_of_seconds_is_kept_by_the_store_and_dialed_when_it_is_over(fleet: Fleet, sender: Sender) -> None:
+def test_a_countdown_of_seconds_is_kept_by_the_store_and_dialed_when_it_is_over(fleet: Fleet) -> None:
     fleet.send({"id": "soon", "phone": "+14155550111"}, queue="calls", countdown=12)
 
     wait_until(lambda: fleet.state("soon") == State.QUEUED, what="the store to have the call")
@@ -205,7 +211,21 @@ class Mutations:
     def odd(self) -> Any:
         """Never the same number or text again: a contact of the same id would be one call."""
         self.count += 1
-        odd = [None, 10**9 + self.count, -1.5, True, "", f"x{self.count}", [], ["x"], {}, {"x": 5}, "\ud800", "\x00", 2**70]
+        odd = [
+            None,
+            10**9 + self.count,
+            -1.5,
+            True,
+            "",
+            f"x{self.count}",
+            [],
+            ["x"],
+            {},
+            {"x": 5},
+            "\ud800",
+            "\x00",
+            2**70,
+        ]
         return self.random.choice([*odd, [[[]]], {"__type__": "uuid", "__value__": 5}, float("nan")])
 
     def message(self, sender: Sender) -> bytes:
@@ -234,7 +254,13 @@ class Mutations:
                 whole["headers"][self.random.choice(SEEN_BY_CELERY)] = self.odd()
 
     def places(self, value: Any) -> Iterator[tuple[Any, Any]]:
-        items = list(value.items()) if isinstance(value, dict) else list(enumerate(value)) if isinstance(value, list) else []
+        items = (
+            list(value.items())
+            if isinstance(value, dict)
+            else list(enumerate(value))
+            if isinstance(value, list)
+            else []
+        )
         for key, inner in items:
             yield value, key
             yield from self.places(inner)

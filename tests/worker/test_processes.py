@@ -90,12 +90,12 @@ def test_the_template_sets_nothing_as_it_stands() -> None:
 
 
 def test_make_alone_lists_every_target() -> None:
-    told = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
-    assert re.findall(r"^make (\w+)", told, re.MULTILINE) == ["help", "install", "demo", "test", "chaos", "lint", "run"]
+    assert re.findall(r"^make (\w+)", out, re.MULTILINE) == ["help", "install", "demo", "test", "chaos", "lint", "run"]
 
 
-def test_a_process_that_ends_is_started_again_until_its_group_is_told_to_stop(tmp_path: Path) -> None:
+def test_a_process_that_ends_is_started_again_until_its_group_is_stopped(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.touch()
 
@@ -109,10 +109,10 @@ def test_a_process_that_ends_is_started_again_until_its_group_is_told_to_stop(tm
     with keep:
         wait_until(lambda: log.read_text() == "run\nrun\n", what="the second run")
         os.killpg(keep.pid, signal.SIGTERM)
-        _, told = keep.communicate(timeout=10)
+        _, out = keep.communicate(timeout=10)
 
     assert keep.returncode == 143
-    assert "ended with status 0 and is started again in 1 s" in told
+    assert "ended with status 0 and is started again in 1 s" in out
 
 
 def test_a_process_that_never_came_up_is_given_up_with_its_status() -> None:

@@ -37,17 +37,17 @@ def test_the_queue_is_asked_again_after_the_broker_was_away(tmp_path: Path) -> N
             assert process.stdin is not None
             assert process.stdout is not None
 
-            def told() -> str:
+            def length() -> str:
                 process.stdin.write("\n")
                 process.stdin.flush()
                 return process.stdout.readline().strip()
 
             assert process.stdout.readline() == "ready\n"
-            before = told()
+            before = length()
             server.stop()
-            during = told()
+            during = length()
             server.start()
-            after = [told(), told()]
+            after = [length(), length()]
             process.stdin.close()
 
     assert (before, during, after) == ("0", "away", ["0", "0"])

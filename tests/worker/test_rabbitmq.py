@@ -43,8 +43,8 @@ class Fleet:
             app.send_task("tasks.calls.place_call", kwargs=kwargs, **options)
 
     def fault(self, kind: str, seconds: float = 0.0) -> None:
-        told = {"service": "elevenlabs", "endpoint": "dial", "kind": kind, "count": 1, "seconds": seconds}
-        requests.post(f"{self.processes.url}/_control/fault", json=told, timeout=5).raise_for_status()
+        shown = {"service": "elevenlabs", "endpoint": "dial", "kind": kind, "count": 1, "seconds": seconds}
+        requests.post(f"{self.processes.url}/_control/fault", json=shown, timeout=5).raise_for_status()
 
     def rang(self, contact: str) -> int:
         answer = requests.get(f"{self.processes.url}/_control/rang", timeout=5).json()
@@ -90,14 +90,16 @@ def test_a_queue_that_nobody_has_declared_is_empty(fleet: Fleet) -> None:
     assert done.stdout == "0 0\n"
 
 
-def test_a_wrong_password_is_told_by_check_without_showing_it(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_password_is_reported_by_check_without_showing_it(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url = fleet.processes.env["BROKER_URL"].replace("guest:guest", "guest:s3cret")
     monkeypatch.setitem(fleet.processes.env, "BROKER_URL", url)
 
-    told = fleet.processes.command("check", fine=(1,))
+    shown = fleet.processes.command("check", fine=(1,))
 
-    assert "FAIL  broker      cannot be used" in told
-    assert "s3cret" not in told
+    assert "FAIL  broker      cannot be used" in shown
+    assert "s3cret" not in shown
 
 
 def test_another_service_sends_a_contact(fleet: Fleet) -> None:

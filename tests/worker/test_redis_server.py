@@ -86,7 +86,7 @@ def test_two_servers_on_port_0_do_not_meet(server: RedisServer, tmp_path: Path) 
         assert answers(other.url)
 
 
-def test_a_taken_port_is_told_and_the_process_on_it_is_left_alone(server: RedisServer, tmp_path: Path) -> None:
+def test_a_taken_port_is_reported_and_the_process_on_it_is_left_alone(server: RedisServer, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"Port {server.port} on 127.0.0.1 is taken: stop what listens there"):
         RedisServer(tmp_path / "second", port=server.port).start()
 
@@ -152,29 +152,29 @@ def test_a_command_finds_its_redis_again_after_that_was_killed_and_gives_its_exi
     )
 
     with in_foreground("--port", "0", "--dir", tmp_path, "--", sys.executable, "-c", script) as owner:
-        _, told = owner.communicate(timeout=20)
+        _, shown = owner.communicate(timeout=20)
 
-    assert owner.returncode == 7, told
-    assert "started again" in told
+    assert owner.returncode == 7, shown
+    assert "started again" in shown
 
 
 def test_in_the_foreground_a_taken_port_is_one_sentence(server: RedisServer, tmp_path: Path) -> None:
     with in_foreground("--port", str(server.port), "--dir", tmp_path) as second:
-        _, told = second.communicate(timeout=20)
+        _, shown = second.communicate(timeout=20)
 
     assert second.returncode == 1
-    assert told == (
+    assert shown == (
         f"Port {server.port} on 127.0.0.1 is taken: stop what listens there, choose another port, "
         f"or, if it is the Redis to use, set REDIS_URL=redis://127.0.0.1:{server.port}/0.\n"
     )
 
 
-def test_a_folder_that_cannot_be_made_is_told_without_a_traceback(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_reported_without_a_traceback(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
     with in_foreground("--port", "0", "--dir", tmp_path / "file" / "data") as server:
-        _, told = server.communicate(timeout=20)
+        _, shown = server.communicate(timeout=20)
 
     assert server.returncode == 1
-    assert told.count(os.linesep) == 1
-    assert "Not a directory" in told
+    assert shown.count(os.linesep) == 1
+    assert "Not a directory" in shown

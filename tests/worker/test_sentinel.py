@@ -60,7 +60,7 @@ def settings(tenth: Callable[..., Path]) -> Settings:
 
 
 def states(store: CallStore) -> Counter[str]:
-    """How many calls stand in each state, nothing while no primary answers."""
+    """How many calls are in each state, nothing while no primary answers."""
     try:
         return Counter({state: n for state, n in store.stats().items() if n})
     except StoreUnavailable:
@@ -105,15 +105,15 @@ def test_a_connection_to_a_demoted_primary_is_left_with_the_next_command(
         assert where(client).startswith(f"127.0.0.1:{redis_set.nodes[1]},")
 
 
-def test_sentinels_that_do_not_answer_are_told_within_seconds(redis_set: SentinelSet, settings: Settings) -> None:
+def test_sentinels_that_do_not_answer_are_reported_within_seconds(redis_set: SentinelSet, settings: Settings) -> None:
     with connect(redis_set.url, connect_timeout=0.2, timeout=0.2) as client:
         store = CallStore(Scripts(client), settings)
         store.enqueue(CONTACTS[:1], "own")
         started = time.monotonic()
 
         redis_set.suspend()
-        with pytest.raises(StoreUnavailable) as told:
+        with pytest.raises(StoreUnavailable) as shown:
             store.enqueue(CONTACTS[:2], "own")
 
         assert time.monotonic() - started < 3
-        assert PASSWORD not in str(told.value)
+        assert PASSWORD not in str(shown.value)

@@ -18,14 +18,14 @@ Fleet = Any  # see conftest.py
 SOON = {"calls": {"dispatch": {"republish": 1}}}
 
 
-def start(fleet: Fleet, told: Path) -> subprocess.Popen[bytes]:
+def start(fleet: Fleet, order: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "celery", "-A", "tests.worker.stuck_app", "worker", "-Q", "calls", "-c", "1"]
-    log = (fleet.processes.folder / "deaf.log").open("ab")
+    log = (fleet.processes.folder / "stuck.log").open("ab")
     with log:
         return child_process.start(
-            [*command, "-n", "deaf@test"],
+            [*command, "-n", "stuck@test"],
             cwd=fleet.processes.folder,
-            env=fleet.processes.env | {"GO_DEAF": str(told)},
+            env=fleet.processes.env | {"GET_STUCK": str(order)},
             stdout=log,
             stderr=log,
         )
@@ -35,20 +35,20 @@ def start(fleet: Fleet, told: Path) -> subprocess.Popen[bytes]:
 def test_a_worker_that_takes_nothing_ends_and_one_that_works_does_not(own_fleet: Fleet, tmp_path: Path) -> None:
     fleet = own_fleet
     fleet.processes.kill("calls")
-    told = tmp_path / "deaf"
-    with start(fleet, told) as worker:
+    order = tmp_path / "order"
+    with start(fleet, order) as worker:
         fleet.send({"id": "1", "phone": "+14155550111"}, queue="calls")
-        wait_until(lambda: fleet.state("1") == State.PLACED, timeout=20, what="a call by the worker that hears")
+        wait_until(lambda: fleet.state("1") == State.PLACED, timeout=20, what="a call by the worker while it is well")
 
-        told.touch()
+        order.touch()
         with Celery(broker=fleet.processes.redis.url, set_as_current=False) as app:
             wait_until(lambda: _not_taken(fleet), timeout=20, what="a message that nobody takes")
-            assert app.control.inspect(destination=["deaf@test"], timeout=1).ping()
+            assert app.control.inspect(destination=["stuck@test"], timeout=1).ping()
 
-        wait_until(lambda: worker.poll() is not None, timeout=20, what="the deaf worker to end")
+        wait_until(lambda: worker.poll() is not None, timeout=20, what="the stuck worker to end")
 
     assert worker.returncode == 1
-    assert [line["event"] for line in fleet.log()].count("worker_deaf") == 1
+    assert [line["event"] for line in fleet.log()].count("worker_stuck") == 1
     fleet.processes.start("calls")
     wait_until(lambda: fleet.count(State.PLACED) == fleet.sent, timeout=20, what="the next worker to take it all")
 

@@ -1,22 +1,32 @@
--- uses: base gate ramp call
+-- uses: base gate ramp call server
 -- Claims a call for one attempt, asks the gate, counts the attempt and sets its lease: all or nothing.
--- ARGV a: id, owner (one per run of a task), service, lease, policy, release {rate, max_rate}, backlog_check, retention;
---   optionally contact (as in enqueue: creates the call where it is unknown), early_ok (eager mode has no time)
--- Returns {answer: go | deferred | duplicate | early | unknown, state, breaker_state, ...}.
+-- ARGV a: id, owner (one per run of a task), service, lease, policy, release {rate, max_rate}, backlog_check,
+--   retention, installation (the store's id, if it has none yet); optionally contact (as in enqueue: creates the call
+--   where it is unknown), early_ok (eager mode has no time)
+-- Returns {answer: go | deferred | duplicate | early | unknown | no_memory, state, breaker_state, ...}.
 -- Invariant: only queued and retrying calls are claimed, by one owner; a refused call used no attempt. A store that
--- went back in time may have forgotten a dial: an older call is claimed only when the lease of such a dial is over, and
--- must be looked up. So must a call that an operator retries after look-ups without an answer.
+-- went back in time, or lost its data, may have forgotten a dial: an older call is claimed only when the lease of such
+-- a dial is over, and must be looked up. So must a call that an operator retries after look-ups without an answer.
 local AGAIN = 3600000 -- ms within which a list whose acceptance was forgotten is sent again
 local LOOK_BACK = 2 * AGAIN
 
 local c = call_load(a.id)
-if not c and a.contact then c = call_create(a.contact, a.service) end
-if not c then return cjson.encode({answer = 'unknown'}) end
+if c then
+  let_through()
+elseif not a.contact then
+  return cjson.encode({answer = 'unknown'})
+elseif is_full() then
+  return refuse_full()
+else
+  c = call_create(a.contact, a.service)
+end
+local server = server_load()
 
 local function go(g)
   return cjson.encode({answer = 'go', attempt_id = attempt_id(c), attempts = num(c.attempts), phone = c.phone,
     name = c.name, fields = c.fields, contact_id = c.contact_id, campaign = c.campaign, gen = num(c.gen),
-    breaker_state = g.state, look_first = num(c.dials) > 1, must_look = c.must_look ~= nil,
+    breaker_state = g.state, installation = installation(server), look_first = num(c.dials) > 1,
+    must_look = c.must_look ~= nil, foreign_known = c.foreign ~= nil,
     look_since = c.must_look and num(c.created) - LOOK_BACK or num(c.first_dial)})
 end
 
@@ -36,8 +46,13 @@ if num(c.not_before) > now and not a.early_ok then
   return early(c.not_before)
 end
 
-local back = went_back_at()
-local forgotten = back > 0 and num(c.created) <= back + AGAIN and (num(c.first_dial) <= back or c.must_look)
+if not has_memory() then
+  return cjson.encode({answer = 'no_memory', state = c.state, attempts = num(c.attempts), breaker_state = g.state})
+end
+local back, lost = num(server.went_back_at), num(server.lost_at)
+if num(c.created) > back + AGAIN then back = 0 end
+if num(c.created) <= lost + a.retention then back = math.max(back, lost) end
+local forgotten = back > 0 and (num(c.first_dial) <= back or c.must_look)
 if forgotten and back + a.lease > now then
   write(c.key, c, {not_before = back + a.lease, reason = 'Redis restarted: a dial that it forgot may be running'})
   return early(c.not_before)

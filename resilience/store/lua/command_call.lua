@@ -3,6 +3,7 @@
 -- ARGV a: id, action (retry cancel), backlog_check, retention
 -- Returns {answer: done | refused | unknown, state}.
 -- Invariant: a placed call is never called again; a call that is being dialed or in doubt is left to its own outcome.
+let_through()
 local c = call_load(a.id)
 if not c then return cjson.encode({answer = 'unknown', state = 'unknown'}) end
 

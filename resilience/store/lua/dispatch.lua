@@ -1,4 +1,4 @@
--- uses: base gate ramp call
+-- uses: base gate ramp call server
 -- One tick of the dispatcher: takes what is due, releases what the gates allow, feeds Celery, forgets the expired.
 -- ARGV a: batch (how many due calls at most), room (how many messages Celery's queue still takes), republish,
 --   look_up_timeout, look_up_interval, backlog_check, retention, dialer (the service of all calls), services {name:
@@ -25,24 +25,15 @@ local function look(c)
   end
 end
 
--- A call that cannot be read is reported once and left out; it is looked at again, because a person may repair it.
 local function load(id)
   local c, fault = call_read(id)
-  if fault and redis.call('HSETNX', key('damaged'), id, fault) == 1 then
-    redis.call('PEXPIRE', key('damaged'), int(a.retention))
-    emit('call_damaged', {call_id = id, service = a.dialer, reason = fault})
-  elseif not fault then
-    redis.call('HDEL', key('damaged'), id)
-  end
-  return c, fault
+  if fault then call_set_aside(c, id, fault, a.dialer) end
+  return c
 end
 
 local function take_due(id)
-  local c, fault = load(id)
-  if fault then
-    redis.call('ZREM', key('backlog'), id)
-    redis.call('ZADD', key('due'), int(now + a.backlog_check), id)
-  elseif not c or TERMINAL[c.state] then
+  local c = load(id)
+  if not c or TERMINAL[c.state] then
     redis.call('ZREM', key('due'), id)
   elseif c.state == 'queued' or c.state == 'retrying' then
     call_wait(c)
@@ -108,17 +99,17 @@ local function forget_expired()
     if STATES[state] then redis.call('HINCRBY', key('stats'), state, -1) end
     redis.call('DEL', key('call', id), key('history', id))
     redis.call('ZREM', key('calls'), id)
-    redis.call('HDEL', key('damaged'), id)
   end
 end
 
-went_back_at() -- seen at once, and not by the first call after it
+let_through()
+forget_expired() -- first: it frees memory
+local server = server_load() -- a restart is seen at once, and not by the first call after it
 local due = redis.call('ZRANGEBYSCORE', key('due'), '-inf', int(now), 'LIMIT', 0, a.batch)
 for _, id in ipairs(due) do take_due(id) end
 for service, s in pairs(a.services) do release(service, s) end
-forget_expired()
 local place = feed()
 redis.call('SET', key('dispatched'), int(now), 'PX', int(a.backlog_check))
-redis.call('PEXPIRE', key('server'), int(a.retention * 2))
+server.write({})
 return cjson.encode({place = #place > 0 and place or nil, look_up = #look_up > 0 and look_up or nil,
   more = #due == a.batch and 1 or 0})

@@ -1,14 +1,16 @@
 -- uses: base gate call
 -- Ends an attempt: reports to the gate, moves the call, sets the next deadline.
 -- ARGV a: id, owner, policy, report (see gate_report; gen, token, source are set here), to (placed retrying failed
---   in_doubt deferred queued), event, delay (ms; retrying: until the next attempt, in_doubt: until the look-up),
---   grace (ms after which a lost message is sent again), dialed (false: nothing was sent, the attempt number is free
---   again), used (false: the attempt does not count), service_fault (true: a failure of the service, not of this call),
---   backlog_check, retention; optionally reason, category, code, conversation_id
+--   in_doubt deferred queued; needs_review: another installation has called), event, delay (ms; retrying: until the
+--   next attempt, in_doubt: until the look-up), grace (ms after which a lost message is sent again), dialed (false:
+--   nothing was sent, the attempt number is free again), used (false: the attempt does not count), service_fault (true: a
+--   failure of the service, not of this call), backlog_check, retention; optionally reason, category, code,
+--   conversation_id
 -- Returns {answer: done | repeated | stale, state, breaker_state, attempts}.
 -- Invariant: only the owner of the running attempt moves the call, once. A stale report changes nothing, except that the
 -- owner of the last attempt may still report that it was placed: that ends its own doubt. An attempt is used up by an
 -- answer about this call: what fails for the sake of a service that is known to be sick uses up nothing.
+let_through()
 local c = call_load(a.id)
 if not c then return cjson.encode({answer = 'stale', state = 'unknown'}) end
 local g = gate_load(c.service)
@@ -64,6 +66,8 @@ elseif a.to == 'in_doubt' then
   due = changes.not_before
 elseif a.to == 'placed' then
   changes.conversation_id = a.conversation_id
+elseif a.to == 'needs_review' then
+  changes.foreign = 1 -- an operator's `retry` dials in spite of it
 end
 call_move(c, a.to, a.event, changes, {attempt_id = id, reason = a.reason, category = a.category, code = a.code,
   conversation_id = a.conversation_id, breaker_state = g.state, next_at = changes.not_before}, due)

@@ -3,6 +3,7 @@
 -- ARGV a: outbox, again (ms), most
 -- Returns a JSON list of members.
 -- Invariant: what is taken comes due again after `again`, unless it is done by then.
+let_through()
 local due = key(a.outbox, 'due')
 local members = redis.call('ZRANGEBYSCORE', due, '-inf', seconds(now), 'LIMIT', 0, a.most)
 for _, member in ipairs(members) do redis.call('ZADD', due, 'XX', seconds(now + a.again), member) end

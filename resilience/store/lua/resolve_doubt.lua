@@ -1,6 +1,6 @@
 -- uses: base gate call
 -- Takes the result of one look-up of a call in doubt.
--- ARGV a: id, look (the number of look-ups so far, as read before looking), result (found absent error),
+-- ARGV a: id, look (the number of look-ups so far, as read before looking), result (found absent error foreign),
 --   conversation_id, conversations (how many were found), polls, interval, give_up (counted in intervals, so that
 --   an outage of our own uses up none of it), doubt_after, max_attempts, delay, policy, retention; optionally reason (of
 --   an error), report (see gate_report: a look-up that was refused for good)
@@ -8,6 +8,7 @@
 -- Invariant: a look-up counts once, and not before its time (of a message that was doubled, the second finds nothing
 -- new). An error proves nothing, and uses up nothing while the service is known to be sick. Only `polls` look-ups that
 -- worked and found nothing make the call absent.
+let_through()
 local c = call_load(a.id)
 if not c then return cjson.encode({answer = 'stale', state = 'unknown'}) end
 if c.state ~= 'in_doubt' or tonumber(c.looks) ~= a.look then
@@ -35,6 +36,8 @@ if a.result == 'found' then
   if a.conversations > 1 then
     remember(c, 'call_rang_twice', {conversation_id = a.found, conversations = a.conversations, service = c.service})
   end
+elseif a.result == 'foreign' then
+  call_move(c, 'needs_review', 'call_needs_review', {reason = a.reason, looks = looks, foreign = 1}, fields)
 elseif absent >= a.polls then
   local reason = 'looked up ' .. int(absent) .. ' times, never rang'
   fields.reason = reason

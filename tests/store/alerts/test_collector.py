@@ -120,7 +120,7 @@ def test_an_end_is_not_delivered_before_its_beginning(collector: Collector, gate
 
     beginning = collector.outbox.claim(first, channel, "me", now=T0 + 6, lease=60)
     assert beginning
-    collector.outbox.failed(beginning, "550", now=T0 + 7, tell=False)
+    collector.outbox.failed(beginning, "550", now=T0 + 7, report=False)
     assert collector.outbox.claim(end, channel, "other", now=T0 + 8, lease=0.1)
     assert delivered(collector, T0 + AGAIN) == [("opened service_down", "webhook"), ("resolved service_down", "email")]
     assert delivered(collector, T0 + AGAIN + 2) == [("resolved service_down", "webhook")]

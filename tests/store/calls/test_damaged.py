@@ -1,4 +1,4 @@
-"""A call that cannot be read, after a stranger's command or a bug of ours: it stops no other, and is reported once."""
+"""A call that cannot be read, after a stranger's command or a bug of ours, stops no other and goes to an operator."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import redis
 
+from resilience.calls.call import State
 from resilience.calls.store import BACKLOG_CHECK, CallStore
 from resilience.circuit_breaker import CircuitBreaker
 from resilience.store.events import Event
@@ -39,16 +40,12 @@ def reports(client: redis.Redis) -> list[tuple[str, str]]:
     return [(e["call_id"], e["service"]) for e in events if e["event"] == Event.CALL_DAMAGED]
 
 
-def end(client: redis.Redis, store: CallStore) -> None:
-    """The damaged call is removed by hand, the others end."""
-    client.delete(CALL, "{lineman}:history:spring:2", "{lineman}:damaged")
-    for key in ("due", "calls", "backlog", "deferred:elevenlabs"):
-        client.zrem(f"{{lineman}}:{key}", "spring:2")
+def end(store: CallStore, now: float = T0) -> None:
     for call in list(store.calls()):
-        store.command(call["id"], "cancel", now=T0)
+        store.command(call["id"], "cancel", now=now)
 
 
-def test_a_damaged_call_is_reported_once_and_the_others_go_on(
+def test_a_damaged_call_needs_review_is_reported_once_and_the_others_go_on(
     client: redis.Redis, store: CallStore, damage: Callable[[], object]
 ) -> None:
     one, two, three = add(store, "1", "2", "3")
@@ -60,9 +57,11 @@ def test_a_damaged_call_is_reported_once_and_the_others_go_on(
 
     assert [list(work.place) for work in works] == [[one, three]] * 3
     assert reports(client) == [(two, "elevenlabs")]
-    assert store.damaged().keys() == {two}
-    assert [call["id"] for call in store.calls() if call["id"] == three] == [three]
-    end(client, store)
+    [damaged] = store.calls(state=State.NEEDS_REVIEW)
+    assert (damaged["id"], damaged["campaign"], damaged["contact_id"]) == (two, "spring", "2")
+    assert damaged["reason"].startswith("damaged: ")
+    assert store.stats()["needs_review"] == 1
+    end(store)
 
 
 def test_a_damaged_call_stops_no_release(
@@ -79,36 +78,27 @@ def test_a_damaged_call_stops_no_release(
 
     assert placed == [one, three]
     assert reports(client) == [(two, "elevenlabs")]
-    end(client, store)
+    assert client.zcard("{lineman}:deferred:elevenlabs") == 0
+    end(store)
 
 
-def test_a_damaged_call_that_is_in_doubt_or_being_dialed_stops_no_look_up(
-    client: redis.Redis, store: CallStore
+@pytest.mark.parametrize("damage", [{"looks": "x"}, {"state": "in_doubt", "looks": "1"}])
+def test_a_damaged_call_that_may_have_rung_is_not_dialed_again(
+    client: redis.Redis, store: CallStore, damage: dict[str, str]
 ) -> None:
     one, two, three = add(store, "1", "2", "3")
     for id in (one, two, three):
         claim(store, id)
-    client.hset(CALL, "looks", "x")
+    client.hset(CALL, mapping=damage)
 
-    assert store.dispatch(9, now=T0 + LEASE).look_up == [one, three]
-    client.hset(CALL, mapping={"state": "in_doubt", "looks": "1"})
-    assert store.dispatch(9, now=T0 + LEASE + BACKLOG_CHECK).look_up == [one, three]
-    end(client, store)
-    for id in (one, three):
-        store.resolve(id, 0, "found", ["conv_1"], now=T0 + LEASE)
+    work = store.dispatch(9, now=T0 + LEASE)
 
-
-def test_a_call_that_was_repaired_goes_on(client: redis.Redis, store: CallStore) -> None:
-    [id] = add(store, "2")
-    client.hset(CALL, "attempts", "many")
-    store.dispatch(9, now=T0 + BACKLOG_CHECK)
-    assert store.damaged() == {id: "attempts is no number"}
-
-    client.hset(CALL, "attempts", "0")
-
-    assert store.dispatch(9, now=T0 + 2 * BACKLOG_CHECK).place == [id]
-    assert store.damaged() == {}
-    attempt(store, id, steps.PLACED, T0 + 2 * BACKLOG_CHECK)
+    assert (work.place, work.look_up) == ((), [one, three])
+    assert store.get(two)["state"] == State.NEEDS_REVIEW
+    store.command(two, "retry", now=T0 + LEASE)
+    assert claim(store, two, T0 + LEASE).must_look
+    for id in store.dispatch(9, now=T0 + 3 * LEASE).look_up:
+        store.resolve(id, int(store.get(id)["looks"]), "found", ["conv_1"], now=T0 + 3 * LEASE)
 
 
 def test_a_damaged_call_that_has_expired_is_forgotten(

@@ -1,4 +1,4 @@
-"""One attempt from its claim to its verdict, with a provider that answers as it is told."""
+"""One attempt from its claim to its verdict, with a provider that answers by a script."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ from resilience.calls.processor import CallProcessor
 from resilience.calls.store import CallStore
 from resilience.circuit_breaker import CircuitBreaker
 from resilience.config.settings import Settings
-from resilience.errors import InDoubtError, PermanentError, Scope, Sent, ServiceError, ThrottledError, TransientError
+from resilience.errors import (
+    InDoubtError,
+    LeaseExpired,
+    PermanentError,
+    Scope,
+    Sent,
+    ServiceError,
+    ThrottledError,
+    TransientError,
+)
 from tests.store.steps import LEASE, add, contact, look
 
 SERVICE = "elevenlabs"
@@ -20,12 +29,16 @@ BUSY = TransientError("503", service=SERVICE, code="http_503", status=503, sent=
 SILENT = InDoubtError("no answer", service=SERVICE, code="timeout", sent=Sent.UNKNOWN, counts=True)
 BAD_NUMBER = PermanentError("no such number", service=SERVICE, code="bad_number", scope=Scope.CONTACT, alive=True)
 DEAD_KEY = PermanentError("the key is dead", service=SERVICE, code="invalid_api_key", scope=Scope.SERVICE)
+NO_SCOPE = PermanentError("no scope", service=SERVICE, code="missing_permissions", scope=Scope.SERVICE)
+FIREWALL = PermanentError("403", service=SERVICE, code="http_403", scope=Scope.SERVICE, named=False)
 TOO_FAST = ThrottledError("429", service=SERVICE, code="rate_limit", alive=True, retry_after=7)
 
 
 @dataclass(frozen=True)
 class Found:
     id: str
+    ours: bool = True
+    attempt_id: str = ""
 
 
 @dataclass
@@ -33,26 +46,43 @@ class ScriptedDialer:
     """Answers each dial and look-up with the next of its answers: an exception is raised. `clock` is that of both."""
 
     dials: list[str | Exception] = field(default_factory=list)
-    looks: list[Sequence[str] | Exception] = field(default_factory=list)
+    looks: list[Sequence[str | Found] | Exception] = field(default_factory=list)
     dialed: list[Mapping[str, object]] = field(default_factory=list)
-    looked: list[tuple[str, float]] = field(default_factory=list)
+    looked: list[tuple[str, str]] = field(default_factory=list)
     look_seconds: float = 0.0
+    handshake_seconds: float = 0.0
     clock: float = 0.0
 
-    def dial(self, *, phone: str, call_id: str, attempt_id: str, variables: Mapping[str, object]) -> str:
+    def dial(
+        self,
+        *,
+        phone: str,
+        call_id: str,
+        attempt_id: str,
+        variables: Mapping[str, object],
+        lease_covers: Callable[[], bool],
+    ) -> str:
+        self.clock += self.handshake_seconds
+        if not lease_covers():
+            raise LeaseExpired("too late", service=SERVICE, sent=Sent.NO)
         self.dialed.append({"phone": phone, "call_id": call_id, "attempt_id": attempt_id, **variables})
         answer = self.dials.pop(0)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    def look_up(self, call_id: str, since: float, *, timeout: tuple[float, float] | None = None) -> Sequence[Found]:
-        self.looked.append((call_id, since))
+    def look_up(
+        self, call_id: str, *, installation: str, timeout: tuple[float, float] | None = None
+    ) -> Sequence[Found]:
+        self.looked.append((call_id, installation))
         self.clock += self.look_seconds
         answer = self.looks.pop(0)
         if isinstance(answer, Exception):
             raise answer
-        return [Found(id) for id in answer]
+        return [each if isinstance(each, Found) else Found(each) for each in answer]
+
+    def has_called(self) -> bool:
+        return False
 
 
 @pytest.fixture
@@ -95,6 +125,7 @@ def test_a_call_is_dialed_once_with_all_that_is_known_of_it(
             "city": "Köln",
             "contact_id": "1",
             "name": "Ada",
+            "installation_id": store.installation(),
         }
     ]
     assert dialer.looked == []
@@ -186,7 +217,7 @@ def test_a_retry_looks_first_and_adopts_a_call_that_had_rung(
 
     assert result.state == "placed"
     assert len(dialer.dialed) == 1
-    assert dialer.looked == [(id, int(store.get(id)["first_dial"]) / 1000)]
+    assert dialer.looked == [(id, store.installation())]
     assert store.get(id)["conversation_id"] == "conv_0"
 
 
@@ -279,7 +310,7 @@ def test_a_finish_whose_first_answer_got_lost_still_comes_back_after_its_delay(
     ("answer", "state", "looks"),
     [(["conv_1"], "placed", "1"), ([], "in_doubt", "1"), (BUSY, "in_doubt", "1"), (KeyError("a bug"), "in_doubt", "1")],
 )
-def test_a_look_up_tells_the_store_what_it_saw(
+def test_a_look_up_reports_to_the_store_what_it_saw(
     store: CallStore,
     processor: CallProcessor,
     dialer: ScriptedDialer,
@@ -289,14 +320,161 @@ def test_a_look_up_tells_the_store_what_it_saw(
 ) -> None:
     dialer.dials, dialer.looks = ["conv_1"], [answer]
     id = enqueue(store)
-    begun_at = store.begin(id, "killed").look_since
-    store.dispatch(9, now=begun_at + LEASE)
+    in_doubt(store, id)
 
     result = processor.look_up(id)
 
     assert result.state == state
     assert store.get(id)["looks"] == looks
-    assert dialer.looked == [(id, begun_at)]
+    assert dialer.looked == [(id, store.installation())]
+
+
+def in_doubt(store: CallStore, id: str) -> None:
+    """A worker claims the call and is killed."""
+    store.begin(id, "killed")
+    store.dispatch(9, now=int(store.get(id)["first_dial"]) / 1000 + LEASE)
+    assert store.get(id)["state"] == State.IN_DOUBT
+
+
+@pytest.mark.parametrize(("error", "gate_is"), [(NO_SCOPE, "held"), (FIREWALL, "open"), (BUSY, "closed")])
+def test_a_look_up_of_a_call_in_doubt_that_is_refused_for_good_shuts_the_gate(
+    store: CallStore,
+    processor: CallProcessor,
+    dialer: ScriptedDialer,
+    gate: CircuitBreaker,
+    error: ServiceError,
+    gate_is: str,
+) -> None:
+    dialer.looks = [error]
+    id = enqueue(store)
+    in_doubt(store, id)
+
+    assert processor.look_up(id).state == State.IN_DOUBT
+
+    assert look(gate)["state"] == gate_is
+
+
+@pytest.mark.parametrize(("error", "gate_is"), [(NO_SCOPE, "held"), (FIREWALL, "open")])
+@pytest.mark.parametrize("must_look", [False, True])
+def test_a_look_up_before_a_dial_that_is_refused_for_good_shuts_the_gate_instead_of_circling(
+    store: CallStore,
+    processor: CallProcessor,
+    dialer: ScriptedDialer,
+    gate: CircuitBreaker,
+    due: Callable[[str], None],
+    error: ServiceError,
+    gate_is: str,
+    must_look: bool,
+) -> None:
+    """A key without the list's scope: 345,420 look-ups in a day, no dial, no alert."""
+    dialer.dials, dialer.looks = [BUSY], [error]
+    id = enqueue(store)
+    processor.process(id)
+    due(id)
+    if must_look:
+        store.scripts.client.hset(store.scripts.key("call", id), "doubtful", 1)
+
+    result = processor.process(id)
+
+    assert (result.state, result.retry_in, len(dialer.dialed)) == ("deferred", None, 1)
+    assert store.get(id)["attempts"] == "1"
+    assert look(gate)["state"] == gate_is
+
+
+def test_look_ups_that_a_sick_service_does_not_answer_open_its_gate(
+    store: CallStore, processor: CallProcessor, dialer: ScriptedDialer, gate: CircuitBreaker
+) -> None:
+    dialer.looks = [BUSY] * 12
+    ids = add(store, *(str(n) for n in range(12)))
+
+    for id in ids:
+        store.scripts.client.hset(store.scripts.key("call", id), "doubtful", 1)
+        result = processor.process(id)
+        assert (result.state, result.retry_in) == ("retrying", 5)
+
+    assert look(gate)["state"] == "open"
+    assert {store.get(id)["attempts"] for id in ids} == {"0"}
+
+
+def test_a_refusal_without_a_name_opens_the_gate_and_a_probe_finds_out(
+    store: CallStore, processor: CallProcessor, dialer: ScriptedDialer, gate: CircuitBreaker
+) -> None:
+    """One page of a firewall with a 403 held the whole fleet until an operator came."""
+    dialer.dials = [FIREWALL]
+    id = enqueue(store)
+
+    result = processor.process(id)
+
+    assert (result.state, store.get(id)["attempts"]) == ("deferred", "0")
+    assert look(gate)["state"] == "open"
+
+
+def test_a_lease_that_runs_out_in_the_handshake_hands_the_call_back_undialed(
+    store: CallStore, processor: CallProcessor, dialer: ScriptedDialer, gate: CircuitBreaker
+) -> None:
+    dialer.handshake_seconds = LEASE
+    id = enqueue(store)
+
+    result = processor.process(id)
+
+    assert (result.state, result.retry_in, dialer.dialed) == ("queued", None, [])
+    assert (store.get(id)["attempts"], store.get(id)["dials"]) == ("0", "0")
+    assert look(gate)["state"] == "closed"
+
+
+def test_the_whole_connect_timeout_spent_in_the_handshake_is_covered_by_the_lease(
+    store: CallStore, processor: CallProcessor, dialer: ScriptedDialer, settings: Settings
+) -> None:
+    dialer.dials = ["conv_1"]
+    dialer.handshake_seconds = settings.services[SERVICE].timeout.connect
+
+    assert processor.process(enqueue(store)).state == "placed"
+
+
+@pytest.mark.parametrize("memory_lost", [False, True])
+def test_a_call_of_another_installation_is_ignored_unless_the_store_has_lost_its_memory(
+    store: CallStore, processor: CallProcessor, dialer: ScriptedDialer, due: Callable[[str], None], memory_lost: bool
+) -> None:
+    dialer.dials, dialer.looks = [BUSY, "conv_1"], [[Found("conv_theirs", ours=False)]]
+    id = enqueue(store)
+    processor.process(id)
+    due(id)
+    if memory_lost:
+        store.scripts.client.hset(store.scripts.key("call", id), "doubtful", 1)
+
+    result = processor.process(id)
+
+    assert result.state == (State.NEEDS_REVIEW if memory_lost else State.PLACED)
+    assert len(dialer.dialed) == (1 if memory_lost else 2)
+    assert store.get(id).get("conversation_id") == (None if memory_lost else "conv_1")
+
+
+def test_an_operators_retry_dials_a_call_in_spite_of_another_installation(
+    store: CallStore, processor: CallProcessor, dialer: ScriptedDialer
+) -> None:
+    theirs = [Found("conv_theirs", ours=False)]
+    dialer.dials, dialer.looks = ["conv_1"], [theirs, theirs]
+    id = enqueue(store)
+    store.scripts.client.hset(store.scripts.key("call", id), "doubtful", 1)
+    assert processor.process(id).state == State.NEEDS_REVIEW
+    assert "conv_theirs" in store.get(id)["reason"]
+
+    store.command(id, "retry")
+
+    assert processor.process(id).state == State.PLACED
+
+
+@pytest.mark.parametrize("memory_lost", [False, True])
+def test_a_look_up_of_a_call_in_doubt_sees_another_installation_only_where_the_store_has_lost_its_memory(
+    store: CallStore, processor: CallProcessor, dialer: ScriptedDialer, memory_lost: bool
+) -> None:
+    dialer.looks = [[Found("conv_theirs", ours=False)]]
+    id = enqueue(store)
+    if memory_lost:
+        store.scripts.client.hset(store.scripts.key("call", id), "doubtful", 1)
+    in_doubt(store, id)
+
+    assert processor.look_up(id).state == (State.NEEDS_REVIEW if memory_lost else State.IN_DOUBT)
 
 
 def test_a_look_up_of_a_call_that_is_not_in_doubt_asks_nobody(
@@ -321,11 +499,11 @@ def test_a_contact_from_another_service_is_dialed_and_known_from_then_on(
     assert store.enqueue([contact("1")], "spring") == (0, 1)
 
 
-def test_an_unknown_call_is_told_so(processor: CallProcessor) -> None:
+def test_an_unknown_call_is_reported_as_such(processor: CallProcessor) -> None:
     assert processor.process("spring:1").state == "unknown"
 
 
-def test_a_call_that_had_rung_twice_is_adopted_and_told(
+def test_a_call_that_had_rung_twice_is_adopted_and_reported(
     store: CallStore, processor: CallProcessor, dialer: ScriptedDialer, due: Callable[[str], None]
 ) -> None:
     dialer.dials, dialer.looks = [BUSY], [["conv_1", "conv_2"]]

@@ -87,6 +87,7 @@ class Calls(RuleBasedStateMachine):
     def start(self) -> None:
         scripts = Scripts(self.client, f"{{lineman}}:{next(_prefixes)}")
         self.store = CallStore(scripts, SETTINGS)
+        self.store.remember(False)
         self.gate = CircuitBreaker(scripts, DIALER, self.store._policy)
         self.model = CallsModel(GateModel(permits=1, enough=1))
         self.now, self.generation = START, 0

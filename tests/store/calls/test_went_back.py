@@ -108,6 +108,9 @@ class Provider:
         self.dials += 1
         return "conv_new"
 
+    def has_called(self) -> bool:
+        return False
+
     def look_up(self, *_: object, **__: object) -> object:
         look = self.looks.pop(0)
         if isinstance(look, Exception):
@@ -116,7 +119,7 @@ class Provider:
 
 
 class Found:
-    id = "conv_forgotten"
+    id, attempt_id, ours = "conv_forgotten", "spring:1:1", True
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from resilience.alerts.text import render
 from resilience.config.settings import load
 from resilience.store.scripts import Scripts
 from tasks import runtime
-from tasks.__main__ import app
+from tasks.cli.app import app
 from tests.store.steps import FAILED, T0, add, attempt, trip
 from tests.support import ROOT, leaked_keys
 

@@ -24,7 +24,7 @@ from resilience.circuit_breaker import Outcome, Report
 from resilience.config.settings import load
 from resilience.store.scripts import Scripts
 from tasks import runtime
-from tasks.__main__ import app
+from tasks.cli.app import app
 from tests.store.steps import DOUBT, FAILED, PLACED, RETRY, T0, attempt, claim
 from tests.support import ROOT, wait_until
 
@@ -71,6 +71,7 @@ def run(install: Install) -> Run:
 
 def add(store: CallStore, *ids: str, campaign: str = "spring") -> list[str]:
     """Enqueues contacts with numbers of their own. Returns the calls' ids."""
+    store.remember(False)
     store.enqueue([Contact(id, f"+49151123{n:05}") for n, id in enumerate(ids)], campaign, now=T0)
     return [f"{campaign}:{id}" for id in ids]
 
@@ -92,7 +93,7 @@ def lines(result: Result) -> list[dict[str, Any]]:
 
 
 class TestEnqueue:
-    def test_good_rows_go_through_and_refused_ones_are_told_by_line_without_their_value(
+    def test_good_rows_go_through_and_refused_ones_are_reported_by_line_without_their_value(
         self, run: Run, store: CallStore, tmp_path: Path
     ) -> None:
         path = tmp_path / "contacts.csv"
@@ -120,7 +121,7 @@ class TestEnqueue:
         assert result.stderr == "line 1: no contacts\n"
 
     @pytest.mark.parametrize(
-        ("words", "told"),
+        ("words", "shown"),
         [
             (["no-such-file"], "no-such-file cannot be read: No such file or directory"),
             (["/"], "/ cannot be read: Is a directory"),
@@ -128,10 +129,10 @@ class TestEnqueue:
             ([], "Missing argument"),
         ],
     )
-    def test_wrong_usage_enqueues_nothing(self, run: Run, store: CallStore, words: list[str], told: str) -> None:
+    def test_wrong_usage_enqueues_nothing(self, run: Run, store: CallStore, words: list[str], shown: str) -> None:
         result = run("enqueue", *words, stdin=LIST, status=2)
 
-        assert told in result.stderr
+        assert shown in result.stderr
         assert sum(store.stats().values()) == 0
 
     def test_a_list_of_several_batches_goes_in_whole(self, run: Run, store: CallStore) -> None:
@@ -145,11 +146,11 @@ class TestStatus:
     def test_json_counts_every_state_and_lists_the_services(self, run: Run, store: CallStore) -> None:
         one_of_each(store)
 
-        told = json.loads(run("status", "--json").stdout)
+        shown = json.loads(run("status", "--json").stdout)
 
-        assert set(told) == {"calls", "services"}
-        assert told["calls"] == {state: int(state not in ("deferred", "needs_review")) for state in State}
-        assert told["services"] == json.loads(run("services", "list", "--json").stdout)
+        assert set(shown) == {"calls", "services"}
+        assert shown["calls"] == {state: int(state not in ("deferred", "needs_review")) for state in State}
+        assert shown["services"] == json.loads(run("services", "list", "--json").stdout)
 
     def test_people_get_two_tables(self, run: Run, store: CallStore) -> None:
         add(store, "1", "2")
@@ -165,10 +166,10 @@ class TestCallsList:
         ids = add(store, "b", "a", "c")
         attempt(store, ids[0], PLACED)
 
-        told = lines(run("calls", "list", "--json"))
+        shown = lines(run("calls", "list", "--json"))
 
-        assert [call["id"] for call in told] == ["spring:a", "spring:b", "spring:c"]
-        assert list(told[1].items()) == [
+        assert [call["id"] for call in shown] == ["spring:a", "spring:b", "spring:c"]
+        assert list(shown[1].items()) == [
             ("id", "spring:b"),
             ("campaign", "spring"),
             ("contact_id", "b"),
@@ -211,13 +212,13 @@ class TestCallsShow:
         (id,) = add(store, "1")
         attempt(store, id, RETRY)
 
-        told = json.loads(run("calls", "show", id, "--json").stdout)
+        shown = json.loads(run("calls", "show", id, "--json").stdout)
 
-        assert told["phone"] == "+49*********00"
-        assert (told["state"], told["attempts"], told["outcome"]) == ("retrying", 1, None)
-        assert told["not_before"] == "2027-01-15T08:00:05.000Z"
-        assert [step["event"] for step in told["history"]] == ["call_queued", "call_dialing", "call_retrying"]
-        assert told["history"][2]["next_at"] == told["not_before"]
+        assert shown["phone"] == "+49*********00"
+        assert (shown["state"], shown["attempts"], shown["outcome"]) == ("retrying", 1, None)
+        assert shown["not_before"] == "2027-01-15T08:00:05.000Z"
+        assert [step["event"] for step in shown["history"]] == ["call_queued", "call_dialing", "call_retrying"]
+        assert shown["history"][2]["next_at"] == shown["not_before"]
 
     def test_people_get_the_history_as_a_table(self, run: Run, store: CallStore) -> None:
         (id,) = add(store, "1")
@@ -238,7 +239,7 @@ class TestCallsShow:
         assert "conversation conv_1 conv_2" in run("calls", "show", id).stdout
 
     @pytest.mark.parametrize("id", ["spring:9", "", "spring:\x1b[31m", "\udcff"])
-    def test_an_unknown_id_is_told(self, run: Run, id: str) -> None:
+    def test_an_unknown_id_is_reported(self, run: Run, id: str) -> None:
         result = run("calls", "show", id, status=1)
 
         assert result.stderr.endswith(": there is no such call\n")
@@ -300,10 +301,10 @@ class TestServices:
     def test_a_hold_lasts_until_it_is_released(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("USER", "ada")
 
-        told = run("services", "hold", "elevenlabs", "--reason", "new key").stdout
+        shown = run("services", "hold", "elevenlabs", "--reason", "new key").stdout
         (row,) = json.loads(run("services", "list", "--json").stdout)
 
-        assert told == (
+        assert shown == (
             "elevenlabs is held. Nothing is sent until `python -m tasks services release elevenlabs`; 0 calls wait.\n"
         )
         assert (row["state"], row["retry_after"], row["reason"], row["by"]) == ("held", None, "new key", "operator ada")
@@ -313,10 +314,10 @@ class TestServices:
     @pytest.mark.parametrize("action", ["hold", "open"])
     @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("10m", 600), ("2h", 7200), ("1.5h", 5400)])
     def test_a_hold_and_an_open_may_end_by_themselves(self, run: Run, action: str, text: str, seconds: float) -> None:
-        told = run("services", action, "elevenlabs", "--for", text).stdout
+        shown = run("services", action, "elevenlabs", "--for", text).stdout
         (row,) = json.loads(run("services", "list", "--json").stdout)
 
-        assert "Nothing is sent until 20" in told
+        assert "Nothing is sent until 20" in shown
         assert seconds - 5 < row["retry_after"] <= seconds
 
     @pytest.mark.parametrize(
@@ -339,10 +340,10 @@ class TestServices:
         assert json.loads(run("services", "list", "--json").stdout)[0]["state"] == "closed"
 
     @pytest.mark.parametrize("action", ["release", "close"])
-    def test_a_gate_that_was_not_changed_is_told_with_its_state(self, run: Run, action: str) -> None:
-        told = run("services", action, "elevenlabs", status=1).stderr
+    def test_a_gate_that_was_not_changed_is_shown_with_its_state(self, run: Run, action: str) -> None:
+        shown = run("services", action, "elevenlabs", status=1).stderr
 
-        assert told.startswith("elevenlabs was not changed: it is closed. Requests go out again; ")
+        assert shown.startswith("elevenlabs was not changed: it is closed. Requests go out again; ")
 
 
 class TestAlertsTest:
@@ -362,10 +363,10 @@ class TestAlertsTest:
         )
         provider.fault("telegram", "send_message", "internal_error", count=1)
 
-        told = run("alerts", "test", status=1).stdout.splitlines()
+        shown = run("alerts", "test", status=1).stdout.splitlines()
 
-        assert told[0].startswith("telegram: failed: ")
-        assert told[1] == "webhook: accepted the test message"
+        assert shown[0].startswith("telegram: failed: ")
+        assert shown[1] == "webhook: accepted the test message"
         assert [alert.subject for alert in provider.alerts.webhooks] == ["[Lineman] test: alerts arrive here"]
         assert run("alerts", "test", "telegram").stdout == "telegram: accepted the test message\n"
 
@@ -399,9 +400,9 @@ class TestCheck:
     def test_a_missing_key_names_its_variable(self, run: Run, install: Install) -> None:
         install(ELEVEN_API_KEY="")
 
-        told = run("check", status=1).stdout
+        shown = run("check", status=1).stdout
 
-        assert "FAIL  key         services.elevenlabs.api_key: set the environment variable ELEVEN_API_KEY" in told
+        assert "FAIL  key         services.elevenlabs.api_key: set the environment variable ELEVEN_API_KEY" in shown
 
     def test_a_redis_that_evicts_fails(self, run: Run, real_redis: redis.Redis) -> None:
         real_redis.config_set("maxmemory-policy", "allkeys-lru")
@@ -495,10 +496,10 @@ class TestAsAProcess:
         with start("calls", "list", *as_json, redis_url=redis_server.url) as listing:
             first = listing.stdout.readline()
             listing.stdout.close()
-            told = listing.stderr.read()
+            shown = listing.stderr.read()
 
         assert first.startswith('{"id": "spring:0"' if as_json else "id ")
-        assert told == ""
+        assert shown == ""
 
     def test_a_reader_of_the_refusals_that_goes_away_costs_no_good_row(
         self, store: CallStore, redis_server: RedisServer
@@ -507,9 +508,9 @@ class TestAsAProcess:
             run.stderr.close()
             run.stdin.write("id,phone\nx,bad\n" + numbered(0, 250) + "y,bad\n" + numbered(250, 250))
             run.stdin.close()
-            told = run.stdout.read()
+            shown = run.stdout.read()
 
-        assert told == "enqueued 500 new, 0 known already, 2 refused (campaign default)\n"
+        assert shown == "enqueued 500 new, 0 known already, 2 refused (campaign default)\n"
         assert store.stats()[State.QUEUED] == 500
 
     @pytest.mark.parametrize(
@@ -538,11 +539,11 @@ class TestAsAProcess:
             run.stdin.flush()
             wait_until(lambda: client.hget("{lineman}:stats", "queued") == "200", what="the first batch")
             own_redis.kill()
-            _, told = run.communicate(numbered(300, 100), timeout=30)
+            _, shown = run.communicate(numbered(300, 100), timeout=30)
 
         assert run.returncode == 1
-        assert told.splitlines()[-1].startswith("Redis is out of reach (ConnectionError)")
-        assert "200 calls had been written, 0 were known: send the same file again" in told
+        assert shown.splitlines()[-1].startswith("Redis is out of reach (ConnectionError)")
+        assert "200 calls had been written, 0 were known: send the same file again" in shown
 
     def test_an_interrupt_ends_it_without_a_word(self, store: CallStore, redis_server: RedisServer) -> None:
         with start("enqueue", "-", redis_url=redis_server.url) as run:
@@ -550,12 +551,14 @@ class TestAsAProcess:
             run.stdin.flush()
             wait_until(lambda: store.stats()[State.QUEUED] == 200, what="the first batch")
             run.send_signal(signal.SIGINT)
-            told = run.stderr.read()
+            shown = run.stderr.read()
 
-        assert (run.returncode, told) == (130, "")
+        assert (run.returncode, shown) == (130, "")
 
     @pytest.mark.parametrize("words", [["check"], ["enqueue", "-"]], ids=" ".join)
-    def test_a_config_that_cannot_be_used_is_told_with_all_its_faults(self, tmp_path: Path, words: list[str]) -> None:
+    def test_a_config_that_cannot_be_used_is_reported_with_all_its_faults(
+        self, tmp_path: Path, words: list[str]
+    ) -> None:
         path = tmp_path / "config.yml"
         path.write_text("alerts: {interval: soon}\nlogging: {levl: INFO}\n")
 
@@ -571,7 +574,7 @@ class TestAsAProcess:
         assert status == 0
         assert all(word in out for word in ("enqueue", "status", "calls", "services", "alerts", "check"))
 
-    def test_a_full_disk_is_told(self, store: CallStore, redis_server: RedisServer) -> None:
+    def test_a_full_disk_is_reported(self, store: CallStore, redis_server: RedisServer) -> None:
         done = subprocess.run(
             ["/bin/sh", "-c", f"{sys.executable} -m tasks status --json > /dev/full"],
             cwd=ROOT,

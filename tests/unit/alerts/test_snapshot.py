@@ -20,12 +20,20 @@ SERVICES = {
     Kind.DISPATCHER_SILENT: "dispatcher",
     Kind.STORE_AWAY: "redis",
     Kind.STORE_FULL: "redis",
+    Kind.STORE_MEMORY_LOST: "redis",
     Kind.EVENTS_MISSED: "lineman",
     Kind.UNKNOWN_ERROR: "lineman",
     Kind.TEST: "",
 }
 CALLS = Group(12, SINCE, (("spring:1", "a reason"), ("spring:2", "another"), ("spring:3", "")))
-NO_CALL = {Kind.CONTACT_REFUSED, Kind.UNKNOWN_ERROR, Kind.EVENTS_MISSED, Kind.STORE_FULL, Kind.SERVICE_THROTTLED}
+NO_CALL = {
+    Kind.CONTACT_REFUSED,
+    Kind.UNKNOWN_ERROR,
+    Kind.EVENTS_MISSED,
+    Kind.STORE_FULL,
+    Kind.STORE_MEMORY_LOST,
+    Kind.SERVICE_THROTTLED,
+}
 
 
 def of_kind(kind: Kind) -> Iterator[tuple[Notice, Incident]]:

@@ -35,6 +35,7 @@ def provider() -> Iterator[StandIn]:
 def eager(fake_redis: fakeredis.FakeRedis, provider: StandIn) -> Iterator[runtime.Runtime]:
     environment = {"ELEVEN_BASE_URL": provider.url, "ELEVEN_API_KEY": "key", "WEBHOOK_URL": f"{provider.url}/webhook"}
     built = runtime.build(load(str(ROOT / "config.yml"), environment), Scripts(fake_redis))
+    built.store.remember(False)
     runtime.install(built)
     app.conf.update(task_always_eager=True, task_eager_propagates=False)
     yield built

@@ -1,39 +1,37 @@
 -- One call: HASH call:<id>. Every non-terminal call is in ZSET due, scored by the time when somebody must look at it
--- again. ZSET backlog holds the calls that wait for a message of Celery's, deferred:<service> those that wait for a gate.
--- ZSET calls is the index, scored by expiry. HASH stats counts calls by state. HASH damaged says of each call that
--- cannot be read what is wrong with it.
+-- again. ZSET backlog holds the calls that wait for a message of Celery's, deferred:<service> those that wait for a
+-- gate, both by their place in line. ZSET calls is the index, scored by expiry. HASH stats counts calls by state; its
+-- fields events and seq are the last number of an event and the last place in line.
 local TERMINAL = {placed = true, failed = true, needs_review = true, cancelled = true}
 local HISTORY_KEPT = 100
 
+local STATES = {queued = true, dialing = true, retrying = true, deferred = true, in_doubt = true, placed = true,
+  failed = true, needs_review = true, cancelled = true}
 local NEEDED = {'campaign', 'contact_id', 'phone', 'service', 'fields', 'created', 'attempts', 'dials'}
 local NUMBERS = {'created', 'seq', 'attempts', 'dials', 'first_dial', 'not_before', 'gen', 'looks', 'absent', 'errors',
   'doubt_since'}
-local STATES = {queued = true, dialing = true, retrying = true, deferred = true, in_doubt = true, placed = true,
-  failed = true, needs_review = true, cancelled = true}
+
+local function is_number(v) return string.match(v, '^%-?%d+$') ~= nil end
 
 -- What is wrong with a call's hash, nil where it is sound.
 local function call_fault(c, id)
   if not STATES[c.state] then return 'it has no known state' end
   if c.id ~= id then return 'its id is another one' end
   for _, f in ipairs(NEEDED) do if not c[f] then return f .. ' is missing' end end
-  for _, f in ipairs(NUMBERS) do if c[f] and not string.match(c[f], '^%-?%d+$') then return f .. ' is no number' end end
+  for _, f in ipairs(NUMBERS) do if c[f] and not is_number(c[f]) then return f .. ' is no number' end end
   if c.state == 'in_doubt' and not (c.looks and c.absent and c.errors and c.doubt_since) then
     return 'a field of its doubt is missing'
   end
 end
 
--- The call, nil where there is none; or nil and what is wrong with it.
+-- The call, nil where there is none, and what is wrong with it, nil where it is sound.
 local function call_read(id)
-  local k = key('call', id)
-  local flat = redis.pcall('HGETALL', k)
-  if flat.err then return nil, 'it is no hash' end
+  local c = {key = key('call', id)}
+  local flat = redis.pcall('HGETALL', c.key)
+  if flat.err then return c, 'it is no hash' end
   if #flat == 0 then return nil end
-  local c = {}
   for i = 1, #flat, 2 do c[flat[i]] = flat[i + 1] end
-  local fault = call_fault(c, id)
-  if fault then return nil, fault end
-  c.key = k
-  return c
+  return c, call_fault(c, id)
 end
 
 local function call_load(id)
@@ -120,18 +118,21 @@ local function call_create(n, service)
   return c
 end
 
-local function attempt_id(c) return c.id .. ':' .. c.dials end
-
--- A server that restarted or took over has a new run id; whoever sees it first writes down when.
-local function went_back_at()
-  local info = redis.pcall('INFO', 'server')
-  local run = type(info) == 'string' and string.match(info, 'run_id:(%x+)')
-  local known = hash(key('server'))
-  if run and known.run_id ~= run then
-    write(key('server'), known, {run_id = run, went_back_at = known.run_id and now or 0})
-    -- Only here, and by the dispatcher after its first write: after an expiry, which needs no memory, a full Redis
-    -- would let the rest of a script pass.
-    redis.call('PEXPIRE', key('server'), int(a.retention * 2))
+-- A damaged call goes to an operator with what is left of it, so that it stops no other.
+local function call_set_aside(c, id, fault, service)
+  local campaign, contact = string.match(id, '^([^:]*):(.*)$')
+  local defaults = {campaign = campaign or '', contact_id = contact or id, phone = '', service = service, fields = '{}',
+    created = now, attempts = 0, dials = 0}
+  if fault == 'it is no hash' then redis.call('DEL', c.key) end
+  local changes = {id = id, owner = false, reason = 'damaged: ' .. fault}
+  for _, f in ipairs(NEEDED) do if not c[f] then changes[f] = defaults[f] end end
+  for _, f in ipairs(NUMBERS) do
+    if c[f] and not is_number(c[f]) then changes[f] = defaults[f] or false end
   end
-  return tonumber(known.went_back_at or 0)
+  redis.call('ZREM', key('deferred', service), id)
+  if not STATES[c.state] then c.state = nil end
+  c.id = id
+  call_move(c, 'needs_review', 'call_damaged', changes, {reason = fault})
 end
+
+local function attempt_id(c) return c.id .. ':' .. c.dials end

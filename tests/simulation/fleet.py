@@ -1,0 +1,265 @@
+"""Where the simulation meets the product: the only file that knows the product's names.
+
+Real are the Lua scripts on a real Redis, CallStore, CallProcessor, the ElevenLabs client down to its one request, the
+classification, the health check, the collector and its outbox. Time and the network are not.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import redis
+
+from resilience import healthcheck
+from resilience.alerts.collector import Collector
+from resilience.alerts.decisions import Situation
+from resilience.calls.call import Claim, Finished, NotBegun, State, Verdict
+from resilience.calls.contacts import Contact
+from resilience.calls.processor import CallProcessor, Result
+from resilience.calls.store import DIALER, CallStore
+from resilience.circuit_breaker import CircuitBreaker, policy_of
+from resilience.config.settings import Settings, load
+from resilience.errors import LeaseExpired, Sent, ServiceError, StoreUnavailable
+from resilience.store.scripts import Scripts
+from services.classification import classify
+from services.elevenlabs import ElevenLabs
+from services.failures import from_exception
+from services.http import Answer, unconfirmed_success
+from tests.simulation.provider import EPOCH, Provider
+from tests.simulation.scheduler import Host, Scheduler
+
+CHANNEL = "mail"
+TERMINAL = {state.value for state in State if state.is_terminal}
+
+
+@cache
+def shipped() -> Settings:
+    """The shipped policy, without jitter: a run depends on nothing but its plan."""
+    logging.getLogger("lineman").setLevel(logging.CRITICAL)
+    settings = load("config.yml", dict.fromkeys(("ELEVEN_API_KEY", "ELEVEN_AGENT_ID", "ELEVEN_PHONE_NUMBER_ID"), "x"))
+    dialer = settings.services[DIALER]
+    retry = dialer.retry.model_copy(update={"jitter": 0.0})
+    services = {DIALER: dialer.model_copy(update={"retry": retry})}
+    return settings.model_copy(update={"services": services})
+
+
+@dataclass
+class Seen:
+    """What the product did, for the properties. Times are true seconds."""
+
+    begun: list[tuple[float, Claim, bool]] = field(default_factory=list)  # with: the gate closed and health not down
+    placed: dict[str, tuple[float, str]] = field(default_factory=dict)  # conversation ids that a worker reported
+    handed: list[tuple[float, str]] = field(default_factory=list)  # calls that the dispatcher handed out
+    ticks: dict[str, float] = field(default_factory=dict)  # when each slot was taken last
+    alerts: list[tuple[float, Any]] = field(default_factory=list)  # (word, incident) as delivered
+    retried: dict[str, float] = field(default_factory=dict)  # calls that an operator began anew
+
+
+class VirtualRedis:
+    """A client of a Redis whose clock is virtual."""
+
+    def __init__(self, client: redis.Redis, clock: Callable[[], float]) -> None:
+        self._client, self._clock = client, clock
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def time(self) -> tuple[int, int]:
+        return divmod(round(self._clock() * 1_000_000), 1_000_000)
+
+
+class VirtualScripts(Scripts):
+    """Every script runs at Redis's virtual time. Redis may be away, or its answer may get lost."""
+
+    def __init__(self, client: redis.Redis, scheduler: Scheduler, host: Host) -> None:
+        self.host, self.scheduler = host, scheduler
+        self.away_until, self.replies_to_lose = 0.0, 0
+        self._slots: dict[str, float] = {}
+        super().__init__(VirtualRedis(client, self.clock))  # type: ignore[arg-type]
+
+    def clock(self) -> float:
+        return EPOCH + self.scheduler.now + self.host.ahead
+
+    def run(self, name: str, args: Mapping[str, Any], now: float | None = None, *, pipe: Any = None) -> Any:
+        if self.scheduler.now < self.away_until:
+            raise StoreUnavailable("away", service="redis", code="ConnectionError")
+        answer = super().run(name, args, self.clock() if now is None else now, pipe=pipe)
+        if self.replies_to_lose and name in ("begin_attempt", "finish_attempt", "dispatch", "resolve_doubt"):
+            self.replies_to_lose -= 1
+            raise StoreUnavailable("the reply got lost", service="redis", code="TimeoutError")
+        return answer
+
+    def take_slot(self, name: str, seconds: float) -> bool:
+        """The slot's key has the life that it would have by the virtual clock: the one TTL that is ever read."""
+        key = self.key("slot", name)
+        left = self._slots.get(key, 0.0) - self.clock()
+        if left <= 0:
+            self.client.delete(key)
+        else:
+            self.client.pexpire(key, max(1, round(left * 1000)))
+        taken = super().take_slot(name, seconds)
+        if taken:
+            self._slots[key] = self.clock() + seconds
+        return taken
+
+
+class WatchedStore(CallStore):
+    """The store, with a seam before and after each step of an attempt."""
+
+    def __init__(self, scripts: VirtualScripts, settings: Settings, seen: Seen) -> None:
+        super().__init__(scripts, settings)
+        self.scheduler, self.seen = scripts.scheduler, seen
+
+    def begin(self, id: str, owner: str, **more: Any) -> Claim | NotBegun:
+        gate = self.scripts.client.hmget(self.scripts.key("cb", DIALER), "state", "health")
+        begun = super().begin(id, owner, **more)
+        if isinstance(begun, Claim):
+            well = gate[0] in (None, "closed") and gate[1] != "down"
+            self.seen.begun.append((self.scheduler.now, begun, well))
+        self.scheduler.seam("begin", 0.001)
+        return begun
+
+    def finish(self, claim: Claim, verdict: Verdict, **more: Any) -> Finished:
+        self.scheduler.seam("finish", 0.001)
+        finished = super().finish(claim, verdict, **more)
+        if verdict.to is State.PLACED and verdict.conversation_id:
+            self.seen.placed.setdefault(claim.call_id, (self.scheduler.now, verdict.conversation_id))
+        return finished
+
+
+class VirtualElevenLabs(ElevenLabs):
+    """The client with the network taken out: its one request goes to the model."""
+
+    def __init__(self, scheduler: Scheduler, provider: Provider, settings: Settings) -> None:
+        timeout = settings.services[DIALER].timeout
+        super().__init__(base_url="https://x", api_key="key", agent_id="agent", agent_phone_number_id="phone",
+                         timeout=(timeout.connect, timeout.read))  # fmt: skip
+        self.scheduler, self.provider = scheduler, provider
+
+    def _request(self, method: str, path: str, timeout: tuple[float, float] | None = None, **more: Any) -> Answer:
+        dial = bool(more.get("dial"))
+        kind = "dial" if dial else "list" if "/conversations" in path else "health"
+        params = more.get("params") or {}
+        data = (more.get("json") or {}).get("conversation_initiation_client_data", {})
+        call_id = data.get("user_id") or params.get("user_id") or ""
+        one = path.rpartition("/conversations/")[2] if "/conversations/" in path else ""
+        seconds, failure = self.provider.connect(kind)
+        self.scheduler.seam({"dial": "handshake", "list": "look-up", "health": "probe"}[kind], seconds)
+        if failure is None:
+            if not more.get("lease_covers", lambda: True)():
+                raise LeaseExpired("the lease no longer covers the request", service="elevenlabs", sent=Sent.NO)
+            self.scheduler.seam("POST" if dial else "GET", 0.0)
+            read = (timeout or self.timeout)[1]
+            delay, answer = self.provider.take(kind, call_id, read, params=params, conversation=one,
+                                               variables=data.get("dynamic_variables", {}))  # fmt: skip
+            self.scheduler.seam("answer", min(delay, read))
+            failure = answer if isinstance(answer, Exception) else None
+        if failure is not None:
+            raise from_exception(failure, "elevenlabs", dial)
+        error = classify(answer.status, answer.body, answer.headers, service="elevenlabs", dial=dial)
+        if error is None and isinstance(answer.body, str):
+            error = unconfirmed_success("not_json", answer.status, service="elevenlabs", dial=dial)
+        if error is not None:
+            raise error
+        return answer
+
+
+class Fleet:
+    """The product's parts over one Redis and one provider."""
+
+    def __init__(self, client: redis.Redis, scheduler: Scheduler, provider: Provider) -> None:
+        client.flushdb()
+        self._cursor = "0-0"
+        self.settings, self.seen, self.scheduler = shipped(), Seen(), scheduler
+        self.redis_host = Host("redis")
+        self.scripts = VirtualScripts(client, scheduler, self.redis_host)
+        self.store = WatchedStore(self.scripts, self.settings, self.seen)
+        self.client, self.provider = client, provider
+        self.dialer = VirtualElevenLabs(scheduler, provider, self.settings)
+        self.processor = CallProcessor(self.store, self.dialer, self.settings, clock=lambda: scheduler.now)
+        self.rules = self.settings.services[DIALER]
+        self.gate = CircuitBreaker(self.scripts, DIALER, policy_of(self.rules))
+        self.collector = Collector(self.scripts, Situation(self.settings.alerts, (DIALER,), (CHANNEL,)))
+
+    def enqueue(self, campaign: str, count: int) -> None:
+        contacts = [Contact(str(n), f"+4930{1000000 + n}", "Ada") for n in range(1, count + 1)]
+        self.store.enqueue(contacts, campaign)
+
+    def place(self, id: str) -> Result:
+        return self.processor.process(id)
+
+    def look_up(self, id: str) -> None:
+        self.processor.look_up(id)
+
+    def check_health(self) -> None:
+        """As tasks/health.py."""
+        interval = self.rules.health.interval
+        if self.scripts.take_slot(f"health:{DIALER}", interval / 2):
+            self.seen.ticks["health"] = self.scheduler.now
+            healthcheck.check(DIALER, self.dialer, self.gate, self.rules)
+
+    def dispatch(self, waiting: Callable[[], int], publish: Callable[[str, str], None]) -> None:
+        """As tasks/dispatch.py."""
+        rules = self.settings.calls.dispatch
+        if not self.scripts.take_slot("dispatch", rules.interval / 2):
+            return
+        self.seen.ticks["dispatch"] = self.scheduler.now
+        more = True
+        while more:
+            work = self.store.dispatch(rules.feed - waiting())
+            self.scheduler.seam("dispatch", 0.001)
+            self.seen.handed += [(self.scheduler.now, id) for id in work.place]
+            for kind, ids in (("place", work.place), ("look_up", work.look_up)):
+                for id in ids:
+                    publish(kind, id)
+                    if len(ids) < 5:
+                        self.scheduler.seam("publish", 0.001)
+            more = work.more
+
+    def alert(self) -> None:
+        """As tasks/alerts.py, with a channel that takes everything."""
+        if not self.scripts.take_slot("alerts", self.settings.alerts.interval / 2):
+            return
+        self.seen.ticks["alerts"] = self.scheduler.now
+        now = self.scripts.clock()
+        self.collector.collect(now=now)
+        self.scheduler.seam("collect", 0.001)
+        for id, channel in self.collector.outbox.take_due(now=now, again=120):
+            self.scheduler.seam("deliver", 0.001)
+            delivery = self.collector.outbox.claim(id, channel, f"{self.scheduler.steps}", lease=60, now=now)
+            if delivery:
+                self.seen.alerts += [(self.scheduler.now, said) for said in delivery.alert.notices]
+                self.collector.outbox.sent(delivery, now=now)
+
+    def command(self, action: str, id: str) -> None:
+        if self.store.command(id, action).answer == "done" and action == "retry":
+            self.seen.retried[id] = self.scheduler.now
+
+    def restart(self) -> None:
+        """Redis has another run id than before."""
+        key = self.scripts.key("server")
+        if self.client.exists(key):
+            self.client.hset(key, "run_id", "0")
+
+    def calls(self) -> list[dict[str, str]]:
+        return list(self.store.calls())
+
+    def due(self) -> dict[str, float]:
+        return dict(self.client.zrange(self.scripts.key("due"), 0, -1, withscores=True))
+
+    def new_events(self) -> list[dict[str, str]]:
+        """Those since the last time."""
+        events = self.client.xrange(self.scripts.key("events"), min=f"({self._cursor}")
+        self._cursor = events[-1][0] if events else self._cursor
+        return [event for _, event in events]
+
+    def gate_now(self) -> tuple[str, str]:
+        state, health = self.client.hmget(self.scripts.key("cb", DIALER), "state", "health")
+        return state or "closed", health or "unknown"
+
+
+__all__ = ["EPOCH", "Fleet", "ServiceError", "StoreUnavailable"]
