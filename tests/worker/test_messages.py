@@ -80,6 +80,58 @@ def reasons(letters: DeadLetters) -> list[str]:
     return [letter["reason"] for letter in letters.all()]
 
 
+def test_a_refused_contact_s_alert_says_who_sent_it_and_what_shows_it(
+    fleet: Fleet, sender: Sender, letters: DeadLetters
+) -> None:
+    contact = {"id": "bad", "phone": "12"}
+    body = [[], {"contact": contact, "campaign": fleet.campaign}, {}]
+
+    sender.push(sender.envelope(body, id="the-id", origin="gen7@crm-host"))
+
+    [letter] = wait_until(lambda: [found for found in letters.all() if found["task_id"] == "the-id"], what="the letter")
+    [event] = [event for event in reports(fleet) if event.get("task_id") == "the-id"]
+    assert event["event"] == "contact_refused"
+    for part in ("phone: must be", "contact bad", f"campaign {fleet.campaign}", "sent by gen7@crm-host", "the-id"):
+        assert part in event["reason"]
+    texts = wait_until(lambda: [t for t in alerts(fleet) if "refused" in t and "gen7@crm-host" in t], what="the alert")
+    assert f"python -m tasks dead show {letter['id']}" in texts[0]
+    shown = fleet.processes.command("dead", "show", letter["id"])
+    assert "crm-host" in shown
+    assert fleet.processes.command("dead", "drop", letter["id"])
+
+
+def alerts(fleet: Fleet) -> list[str]:
+    return [str(alert) for arrived in fleet.world.control("alerts").values() for alert in arrived]
+
+
+def test_a_misspelt_task_is_requeued_under_its_name(fleet: Fleet, sender: Sender, letters: DeadLetters) -> None:
+    sender.push(sender.envelope(task="tasks.calls.place_cal", id="misspelt"))
+    [letter] = wait_until(lambda: [found for found in letters.all() if found["task_id"] == "misspelt"], what="the letter")
+
+    printed = fleet.processes.command("dead", "requeue", letter["id"], "--task", "tasks.calls.place_call")
+
+    assert printed == f"{letter['id']}: sent to tasks.calls.place_call\n"
+    wait_until(lambda: fleet.state("c1") == State.PLACED, what="the call to be placed")
+    assert letters.get(letter["id"]) == {}
+
+
+@pytest.mark.parametrize("protocol", [1, 2])
+def test_a_call_without_a_queue_or_with_a_priority_is_adopted_and_others_stay(
+    fleet: Fleet, sender: Sender, client: Celery, protocol: int
+) -> None:
+    client.conf.task_protocol = protocol
+    ways: list[dict[str, Any]] = [{}, {"priority": 9}, {"queue": "calls", "priority": 3}, {"queue": "calls", "priority": 6}]
+    theirs = fleet.redis.llen("celery")
+
+    for way in ways:
+        kwargs = {"contact": sender.contact(), "campaign": fleet.campaign}
+        client.send_task("tasks.calls.place_call", kwargs=kwargs, **way)
+    client.send_task("shop.send_invoice", kwargs={"customer": "tasks.calls.place_call"})
+
+    wait_until(lambda: fleet.count(State.PLACED) == len(ways), timeout=30, what="the calls to be placed")
+    assert fleet.redis.llen("celery") == theirs + 1
+
+
 def test_a_client_of_protocol_1_has_its_contact_called(fleet: Fleet, sender: Sender, client: Celery) -> None:
     client.conf.task_protocol = 1
 
@@ -196,6 +248,35 @@ def test_a_countdown_of_seconds_is_kept_by_the_store_and_dialed_when_it_is_over(
 
     wait_until(lambda: fleet.state("soon") == State.QUEUED, what="the store to have the call")
     wait_until(lambda: fleet.state("soon") == State.PLACED, timeout=30, what="the call to be placed")
+
+
+def test_no_event_and_no_answer_of_a_worker_has_a_number(fleet: Fleet, sender: Sender, client: Celery) -> None:
+    """Protocol 1 and 2, with and without the +, while a message waits, is reserved, runs, is refused, is dead."""
+    numbers = ["+14155550111", "0014155550112", "14155550113", "0301234567"]
+    events = fleet.redis.pubsub()
+    events.psubscribe("/0.celeryev*")
+    fleet.fault("slow", seconds=0.7)
+    seen: list[Any] = []
+    for n, phone in enumerate(numbers * 2):
+        client.conf.task_protocol = 1 + n % 2
+        for name, wait in (("place_call", None), ("place_call", 8), ("place_cal", None)):
+            kwargs = {"contact": {"id": f"n{n}{wait}", "phone": phone}, "campaign": fleet.campaign}
+            client.send_task(f"tasks.calls.{name}", kwargs=kwargs, queue="calls", countdown=wait)
+
+    def states() -> set[str]:
+        look = client.control.inspect(destination=["calls@demo"], timeout=1)
+        answers = {name: getattr(look, name)() for name in ("active", "reserved", "scheduled")}
+        seen.append(answers)
+        return {name for found in seen for name, answer in found.items() if any((answer or {}).values())}
+
+    wait_until(lambda: states() >= {"active", "reserved", "scheduled"}, timeout=30, what="a message in each state")
+    sender.settle()
+
+    seen += [message["data"] for message in iter(lambda: events.get_message(timeout=0.5), None)]
+    bodies = [base64.b64decode(json.loads(data)["body"]).decode() for data in seen if isinstance(data, str)]
+    assert any("task-received" in body for body in bodies)
+    text = json.dumps(seen, default=str) + "".join(bodies)
+    assert not [number for number in numbers if number.lstrip("+0") in text]
 
 
 SEEN_BY_CELERY = ("timelimit", "stamped_headers", "stamps", "eta", "expires", "group", "shadow", "compression", "chord",
