@@ -53,7 +53,8 @@ def list_letters(as_json: AsJson = False) -> None:
 
 @app.command()
 def show(
-    id: Annotated[str, typer.Argument(metavar="ID", help="A dead letter's id: see `dead list`.")], as_json: AsJson = False
+    id: Annotated[str, typer.Argument(metavar="ID", help="A dead letter's id: see `dead list`.")],
+    as_json: AsJson = False,
 ) -> None:
     """Show one dead letter: why it is dead, who sent it, and what its message says."""
     letter = runtime().dead_letters.get(id) if id.isprintable() else {}

@@ -106,7 +106,9 @@ def alerts(fleet: Fleet) -> list[str]:
 
 def test_a_misspelt_task_is_requeued_under_its_name(fleet: Fleet, sender: Sender, letters: DeadLetters) -> None:
     sender.push(sender.envelope(task="tasks.calls.place_cal", id="misspelt"))
-    [letter] = wait_until(lambda: [found for found in letters.all() if found["task_id"] == "misspelt"], what="the letter")
+    [letter] = wait_until(
+        lambda: [found for found in letters.all() if found["task_id"] == "misspelt"], what="the letter"
+    )
 
     printed = fleet.processes.command("dead", "requeue", letter["id"], "--task", "tasks.calls.place_call")
 
@@ -120,7 +122,12 @@ def test_a_call_without_a_queue_or_with_a_priority_is_adopted_and_others_stay(
     fleet: Fleet, sender: Sender, client: Celery, protocol: int
 ) -> None:
     client.conf.task_protocol = protocol
-    ways: list[dict[str, Any]] = [{}, {"priority": 9}, {"queue": "calls", "priority": 3}, {"queue": "calls", "priority": 6}]
+    ways: list[dict[str, Any]] = [
+        {},
+        {"priority": 9},
+        {"queue": "calls", "priority": 3},
+        {"queue": "calls", "priority": 6},
+    ]
     theirs = fleet.redis.llen("celery")
 
     for way in ways:

@@ -126,7 +126,8 @@ def test_a_bad_payload_is_refused_and_changes_nothing(eager: runtime.Runtime, pa
     assert isinstance(result.result, InvalidContact)
     assert sum(eager.store.stats().values()) == 0
     [(_, event)] = eager.scripts.client.xrange("{lineman}:events")
-    assert (event["event"], event["reason"]) == ("contact_refused", str(result.result))
+    assert event["event"] == "contact_refused"
+    assert event["reason"].startswith(str(result.result))
 
 
 def test_enqueueing_twice_is_harmless(eager: runtime.Runtime) -> None:
