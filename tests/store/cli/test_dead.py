@@ -35,6 +35,9 @@ def rt(real_redis: redis.Redis) -> Iterator[runtime.Runtime]:
 
 @pytest.fixture
 def run(rt: runtime.Runtime) -> Run:
+    """Runs a command in this process."""
+    assert runtime.runtime() is rt
+
     def invoke(*words: str, status: int = 0) -> Result:
         result = CliRunner().invoke(app, words, catch_exceptions=False)
         assert result.exit_code == status, result.output
