@@ -46,7 +46,7 @@ class Processes:
 
     def __init__(self, folder: Path, config: Path) -> None:
         self.folder = folder
-        self.redis = RedisServer(folder / "redis")
+        self.redis = RedisServer(folder / "redis", appendonly=True)
         self.env = {k: v for k, v in os.environ.items() if k not in OWN} | KEYS
         self.env |= {
             "CONFIG_FILE": str(config),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from email.message import Message
 from typing import Any, NamedTuple
 
@@ -46,9 +46,10 @@ class Rang(NamedTuple):
 
 
 class ElevenLabs:
-    """The calls that rang, oldest first, and the endpoints that make and find them."""
+    """The calls that rang, oldest first, and the endpoints that make and find them. `clock` gives unix seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
         self.rang: list[Rang] = []
         self._variables: dict[str, Any] = {}  # a conversation's dynamic variables, by its id
 
@@ -58,7 +59,7 @@ class ElevenLabs:
             return 422, _invalid("missing", "body", name)
         if not re.fullmatch(r"\+[1-9]\d{6,14}", str(request.body["to_number"])):
             return 422, _invalid("value_error", "body", "to_number")
-        call = Rang(*request.ids, f"conv_{uuid.uuid4().hex}", time.time())
+        call = Rang(*request.ids, f"conv_{uuid.uuid4().hex}", self._clock())
         data = request.body.get("conversation_initiation_client_data") or {}
         self._variables[call.conversation_id] = data.get("dynamic_variables") or {}
         self.rang.append(call)
@@ -77,7 +78,7 @@ class ElevenLabs:
             (place, _summary(call))
             for place, call in reversed(earlier)
             if query.get("user_id", call.call_id) == call.call_id
-            and after < int(call.time) <= call.time <= time.time() - request.lag
+            and after < int(call.time) <= call.time <= self._clock() - request.lag
         ]
         page, more = found[:size], len(found) > size
         answer = {"conversations": [summary for _, summary in page], "has_more": more}

@@ -36,11 +36,14 @@ Logged = namedtuple("Logged", "monotonic unix method path service endpoint call_
 
 
 class StandIn:
-    """The server. `fault`, `mix`, `outage`, `recover` are those of `Faults`. OSError if the port is taken."""
+    """The server. `fault`, `mix`, `outage`, `recover` are those of `Faults`. OSError if the port is taken.
 
-    def __init__(self, port: int = 0) -> None:
+    `clock` is the provider's own, in unix seconds.
+    """
+
+    def __init__(self, port: int = 0, clock: Callable[[], float] = time.time) -> None:
         self.requests: list[Logged] = []  # appending to a list is atomic, so there is no lock
-        self.alerts, self._elevenlabs = Alerts(), ElevenLabs()
+        self.alerts, self._elevenlabs = Alerts(), ElevenLabs(clock)
         self.routes = _routes(self._elevenlabs, self.alerts)
         endpoints: dict[str, set[str]] = {"smtp": {"mail"}}
         for route in self.routes:

@@ -1,12 +1,14 @@
 """The Celery app, and what every task has in common.
 
 `celery -A tasks worker -Q calls` (or control), `celery -A tasks beat`, `celery -A tasks flower`. A process whose
-config.yml cannot be used stops here, with every fault listed; a worker also stops where a key is missing.
+config.yml cannot be used stops here, with every fault listed; a worker also stops where a key is missing or Redis
+would lose calls.
 """
 
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import Any
 
 from celery import Celery, Task, signals
@@ -16,9 +18,11 @@ from celery.worker.request import Request
 
 from resilience import logger
 from resilience.config.settings import Retry, Settings, load
-from resilience.errors import ConfigError, TransientError
+from resilience.errors import ConfigError, StoreUnavailable, TransientError
 from resilience.redact import scrub
 from resilience.retry import next_delay
+from resilience.store.connection import connect, where
+from resilience.store.requirements import examine
 
 # The store and the policy decide when a retry is the last one; Celery's own bound is for workers that die.
 UNBOUNDED = 1_000_000
@@ -118,6 +122,12 @@ def _log_as_json(**_: Any) -> None:
 
 
 @signals.celeryd_init.connect
-def _refuse_without_keys(**_: Any) -> None:
-    if settings.missing:
-        raise SystemExit("the worker does not start:\n" + "\n".join(settings.missing))
+def _refuse_to_start(**_: Any) -> None:
+    """Ends a worker that lacks a key, or whose Redis would lose calls. For a Redis out of reach the worker waits."""
+    r = settings.redis
+    faults = list(settings.missing)
+    with suppress(StoreUnavailable), connect(r.url, connect_timeout=r.connect_timeout, timeout=r.timeout) as client:
+        found = examine(client, r.persistence)
+        faults += [f"Redis at {where(client)}: {what} {text}" for mark, what, text in found if mark == "FAIL"]
+    if faults:
+        raise SystemExit("the worker does not start:\n" + "\n".join(faults))

@@ -20,12 +20,14 @@ from resilience.config.channels import Channels
 from resilience.config.file import describe, dotted, read
 from resilience.config.kinds import Count, Model, Seconds, from_env, not_below
 from resilience.errors import ConfigError
+from resilience.store.requirements import Persistence
 
 
 class Redis(Model):
     url: of.RedisUrl = from_env("REDIS_URL", "redis://127.0.0.1:6379/0", shown=False)  # it may hold a password
     connect_timeout: Seconds = 1.0
     timeout: Seconds = 2.0
+    persistence: Persistence = "required"
 
 
 class Broker(Model):

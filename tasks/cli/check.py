@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import chain
+from typing import Any
 
-import redis
 import typer
 from amqp.exceptions import AMQPError
 from kombu.connection import Connection
 from kombu.exceptions import OperationalError
 
+from resilience.errors import StoreUnavailable
 from resilience.redact import scrub
 from resilience.store.connection import for_kombu, where
+from resilience.store.requirements import Finding, examine
+from resilience.store.scripts import store_errors
 from tasks.cli.alerts import hint
 from tasks.cli.output import say
 from tasks.runtime import runtime
-
-OLDEST_REDIS = (6, 2)
-Finding = tuple[str, str, str]
 
 
 def check() -> None:
@@ -33,36 +33,30 @@ def check() -> None:
 
 def _settings() -> Iterator[Finding]:
     # A fault of config.yml has ended the process already, with all of them on stderr and status 1.
-    yield "ok", "config", "every value can be used"
+    yield Finding("ok", "config", "every value can be used")
     for text in runtime().settings.missing:
-        yield "FAIL", "key", f"{text}; no worker starts without it"
-    channels = list(runtime().channels)
-    yield ("ok", "alerts", f"go to {', '.join(channels)}") if channels else ("warn", "alerts", f"go nowhere: {hint()}")
+        yield Finding("FAIL", "key", f"{text}; no worker starts without it")
+    channels = ", ".join(runtime().channels)
+    yield (
+        Finding("ok", "alerts", f"go to {channels}") if channels else Finding("warn", "alerts", f"go nowhere: {hint()}")
+    )
 
 
 def _redis() -> Iterator[Finding]:
     scripts = runtime().scripts
     try:
-        info, (now, _) = scripts.client.info(), scripts.client.time()
-        dispatched = scripts.client.get(scripts.key("dispatched"))
-    except redis.RedisError as exc:
-        at = where(scripts.client)
-        yield "FAIL", "redis", f"{at} cannot be used: {_text(exc)}; check REDIS_URL, and that the server runs"
+        yield from examine(scripts.client, runtime().settings.redis.persistence)
+        with store_errors():
+            now: Any = scripts.client.time()
+            dispatched: Any = scripts.client.get(scripts.key("dispatched"))
+    except StoreUnavailable as exc:
+        at, why = where(scripts.client), _text(exc.__cause__ or exc)
+        yield Finding("FAIL", "redis", f"{at} cannot be used: {why}; check REDIS_URL, and that the server runs")
         return
-    version, at = info["redis_version"], where(scripts.client)
-    known = tuple(int(part) for part in version.split(".")[:2]) >= OLDEST_REDIS
-    yield ("ok", "redis", f"{version} at {at}") if known else ("FAIL", "redis", f"{version} is older than 6.2")
-    eviction = info.get("maxmemory_policy", "unknown")
-    lost = "a call that is evicted is lost; set it to noeviction"
-    yield ("ok", "eviction", eviction) if eviction == "noeviction" else ("FAIL", "eviction", f"{eviction}: {lost}")
-    if info.get("aof_enabled"):
-        yield "ok", "appendonly", "on"
-    else:
-        yield "warn", "appendonly", "off: a crash of Redis loses calls; set appendonly yes"
     if dispatched:
-        yield "ok", "dispatcher", f"last round {max(0, now - int(dispatched) // 1000)} s ago"
+        yield Finding("ok", "dispatcher", f"last round {max(0, now[0] - int(dispatched) // 1000)} s ago")
     else:
-        yield "warn", "dispatcher", "no round of late: do beat and a worker for the queue control run?"
+        yield Finding("warn", "dispatcher", "no round of late: do beat and a worker for the queue control run?")
 
 
 def _broker() -> Iterator[Finding]:
@@ -75,21 +69,17 @@ def _broker() -> Iterator[Finding]:
             with Connection(url, connect_timeout=connect, transport_options=options) as connection:
                 connection.ensure_connection(max_retries=1, interval_start=0)
         except (OperationalError, AMQPError) as exc:  # the latter where RabbitMQ refuses the password
-            yield "FAIL", "broker", f"cannot be used: {_text(exc)}; check BROKER_URL, and that the server runs"
+            why = f"cannot be used: {_text(exc)}; check BROKER_URL, and that the server runs"
+            yield Finding("FAIL", "broker", why)
             return
+    comes_back = "what is not acknowledged comes back"
     if settings.broker.url.startswith(("amqp", "pyamqp")):
-        yield "ok", "broker", "answers; what is not acknowledged comes back when its worker is gone"
+        yield Finding("ok", "broker", f"answers; {comes_back} when its worker is gone")
         return
-    floor = settings.longest_countdown + 2 * settings.task_time_limit
-    yield (
-        "ok",
-        "broker",
-        (
-            f"{'answers' if settings.broker.url else 'the same Redis'}; what is not acknowledged comes back after "
-            f"{settings.broker.visibility_timeout:g} s, the longest wait and two runs take {floor:g} s"
-        ),
-    )
+    floor, timeout = settings.longest_countdown + 2 * settings.task_time_limit, settings.broker.visibility_timeout
+    after = f"after {timeout:g} s, the longest wait and two runs take {floor:g} s"
+    yield Finding("ok", "broker", f"{'answers' if settings.broker.url else 'the same Redis'}; {comes_back} {after}")
 
 
-def _text(exc: Exception) -> str:
+def _text(exc: BaseException) -> str:
     return scrub(str(exc)).rstrip(".")

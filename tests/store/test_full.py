@@ -59,16 +59,32 @@ def test_new_contacts_are_refused_before_the_memory_is_used_up_and_none_is_half_
     client: redis.Redis, store: CallStore
 ) -> None:
     count = fill(store)
+    begins = (
+        store.begin(f"spring:new{n}", "me", contact=contact(f"new{n}"), campaign="spring", now=T0) for n in range(1000)
+    )
     with pytest.raises(StoreFull):
-        store.begin("spring:new", "me", contact=contact("new"), campaign="spring", now=T0)
+        list(begins)
 
     assert 200 <= count < 10_000
     assert used(client) < int(client.config_get("maxmemory")["maxmemory"])
     keys = len(list(client.scan_iter("{lineman}:call:*", count=1000)))
-    lines = [client.zcard(f"{{lineman}}:{key}") for key in ("calls", "due", "backlog")]
-    assert [keys, *lines, store.stats()["queued"]] == [count] * 5
+    lines = [client.zcard(f"{{lineman}}:{key}") for key in ("calls", "due")]
+    assert [keys, *lines] == [sum(store.stats().values())] * 3
+    assert client.zcard("{lineman}:backlog") == store.stats()["queued"] == count
     events = [fields["event"] for _, fields in client.xrange("{lineman}:events")]
     assert events.count(Event.STORE_FULL) == 1
+
+
+def test_the_calls_that_were_taken_have_room_to_their_end(client: redis.Redis, store: CallStore) -> None:
+    people = (contact(str(n)) for n in range(20_000))
+    with pytest.raises(StoreFull):
+        store.enqueue(people, "spring", now=T0)
+
+    for id in [call["id"] for call in store.calls()]:
+        attempt(store, id, steps.PLACED)
+
+    assert store.stats()["placed"] > 1000
+    assert used(client) < int(client.config_get("maxmemory")["maxmemory"])
 
 
 def test_what_is_known_already_is_no_new_contact(store: CallStore) -> None:
@@ -134,6 +150,6 @@ def test_a_full_redis_forgets_what_has_expired_and_then_takes_contacts_again(
         store.dispatch(9, now=T0 + RETENTION)
 
     assert store.stats()[State.CANCELLED] == 0
-    assert before - used(client) > ROOM / 2
+    assert before - used(client) > ROOM / 4
     client.config_set("maxmemory", limit)
     assert store.enqueue([Contact("new", "+4930123456")], "spring", now=T0 + RETENTION) == (1, 0)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -383,19 +384,29 @@ class TestAlertsTest:
 
 
 class TestCheck:
+    @pytest.fixture
+    def optional(self, run: Run) -> None:
+        """Redis needs no persistence."""
+        redis_settings = runtime.runtime().settings.redis.model_copy(update={"persistence": "optional"})
+        settings = runtime.runtime().settings.model_copy(update={"redis": redis_settings})
+        runtime.install(replace(runtime.runtime(), settings=settings))
+
     def marks(self, result: Result) -> dict[str, str]:
         return {line.split()[1]: line.split()[0] for line in result.stdout.splitlines()}
 
-    def test_warnings_are_no_failure(self, run: Run) -> None:
+    def test_warnings_are_no_failure(self, run: Run, optional: None) -> None:
         assert self.marks(run("check")) == {
             "config": "ok", "alerts": "warn", "redis": "ok", "eviction": "ok", "appendonly": "warn",
             "dispatcher": "warn", "broker": "ok",
         }  # fmt: skip
 
+    def test_a_redis_without_its_file_fails_where_persistence_is_required(self, run: Run) -> None:
+        assert self.marks(run("check", status=1))["appendonly"] == "FAIL"
+
     def test_a_dispatcher_that_goes_round_is_seen(self, run: Run, store: CallStore) -> None:
         store.dispatch(10)
 
-        assert self.marks(run("check"))["dispatcher"] == "ok"
+        assert self.marks(run("check", status=1))["dispatcher"] == "ok"
 
     def test_a_missing_key_names_its_variable(self, run: Run, install: Install) -> None:
         install(ELEVEN_API_KEY="")
@@ -415,7 +426,7 @@ class TestCheck:
 
     def test_a_broker_of_its_own_is_asked(self, run: Run, install: Install, redis_server: RedisServer) -> None:
         install(BROKER_URL=redis_server.url)
-        assert self.marks(run("check"))["broker"] == "ok"
+        assert self.marks(run("check", status=1))["broker"] == "ok"
 
         install(BROKER_URL="redis://:hush@127.0.0.1:1/0")
         result = run("check", status=1)

@@ -24,12 +24,14 @@ end
 -- A store that has begun an attempt remembers its dials. One that has not is new, or it has lost its data.
 local function has_memory() return redis.call('HEXISTS', key('stats'), 'dialing') == 1 end
 
--- Whether new contacts are refused: what is under way keeps the last tenth of the memory.
+-- Whether new contacts are refused: the calls that are under way keep the memory that they need to end, and the last
+-- tenth stays free.
+local NEED = 2000 -- bytes that a call with two attempts adds: its history, its events, its outboxes
 local function is_full()
   local info = redis.pcall('INFO', 'memory')
   if type(info) ~= 'string' then return false end
   local limit, used = tonumber(string.match(info, 'maxmemory:(%d+)')), tonumber(string.match(info, 'used_memory:(%d+)'))
-  return limit > 0 and used > limit * 0.9
+  return limit > 0 and used + NEED * redis.call('ZCARD', key('due')) > limit * 0.9
 end
 
 -- Refuses a new contact. An event an hour reports it.
