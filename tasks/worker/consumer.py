@@ -108,16 +108,15 @@ def checked(said: TaskMessage, now: datetime) -> TaskMessage:
 def _waiting(said: TaskMessage, now: datetime, wait: float) -> TaskMessage:
     """A task that is to run `wait` seconds from now."""
     longest = max(MOMENT, settings.longest_countdown)
-    if wait > LONGEST_WAIT:
-        raise Unreadable(f"eta: must be at most {LONGEST_WAIT / 86400:g} days ahead")
-    if said.task != place_call.name:
-        if wait > longest:
-            raise Unreadable("eta: is later than a worker waits for this task")
-        return said
+    if said.task != place_call.name or said.retries:
+        # No task or retry of ours waits for longer: the other host's clock is ahead.
+        return replace(said, eta=now + timedelta(seconds=min(wait, longest)))
     if said.kwargs.get("contact") is None and not said.args:  # in the store already, which knows when it is due
         return said if wait <= longest else replace(said, eta=None)
     if wait <= MOMENT:
         return said
+    if wait > LONGEST_WAIT:
+        raise Unreadable(f"eta: must be at most {LONGEST_WAIT / 86400:g} days ahead")
     return replace(said, eta=None, not_before=(now + timedelta(seconds=wait)).timestamp())
 
 
