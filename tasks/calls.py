@@ -13,6 +13,7 @@ from resilience.calls.contacts import Contact, parse
 from resilience.calls.store import DIALER
 from resilience.errors import InvalidContact, PermanentError, StoreUnavailable, TransientError
 from resilience.logger import log
+from resilience.store.dead_letters import Letter
 from resilience.store.events import Event
 from tasks.celery import ResilientTask, app
 from tasks.message import compose
@@ -31,6 +32,20 @@ class CallTask(ResilientTask):
         elif self.request.get("not_before") is not None:
             options["headers"] = {"not_before": self.request.get("not_before")}
         return super().retry(args, kwargs, exc, **options)
+
+    def on_failure(self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """Keeps a contact whose task ended unexpectedly, before the store had its call."""
+        if isinstance(exc, InvalidContact | PermanentError) or not (args or kwargs.get("contact")):
+            return
+        dead = _letter(self.request, f"its task ended with {type(exc).__name__}, before the store had its call")
+        try:
+            id = id_of(dead.campaign, dead.contact_id)
+            known = runtime().store.get(id).get("state")
+        except Exception:  # noqa: BLE001 no id that can be, or a record that cannot be read
+            known = None
+        if known is None:
+            with suppress(StoreUnavailable):
+                runtime().dead_letters.put(dead)
 
 
 @app.task(bind=True, base=CallTask, throws=(InvalidContact, PermanentError, StoreUnavailable))
@@ -68,15 +83,7 @@ def _later(who: Contact, campaign: str, not_before: float) -> dict[str, Any]:
 
 def _refuse(request: Any, exc: InvalidContact) -> None:
     """Keeps the message as a dead letter and reports it. Raises StoreUnavailable, except in eager mode."""
-    dead = compose(
-        str(exc),
-        queue=(request.delivery_info or {}).get("routing_key") or "",
-        task=place_call.name,
-        task_id=request.id,
-        origin=request.get("origin"),
-        args=request.args,
-        kwargs=request.kwargs,
-    )
+    dead = _letter(request, str(exc))
     log(
         "contact_refused",
         level=logging.ERROR,
@@ -91,6 +98,18 @@ def _refuse(request: Any, exc: InvalidContact) -> None:
     )
     with suppress(*[StoreUnavailable] if request.is_eager else []):
         runtime().dead_letters.put(dead, event=Event.CONTACT_REFUSED, service=DIALER)
+
+
+def _letter(request: Any, reason: str) -> Letter:
+    return compose(
+        reason,
+        queue=(request.delivery_info or {}).get("routing_key") or "",
+        task=place_call.name,
+        task_id=request.id,
+        origin=request.get("origin"),
+        args=request.args,
+        kwargs=request.kwargs,
+    )
 
 
 def _payload(contact: Any, campaign: Any, call_id: Any, extra: Any, unknown: Any) -> tuple[Any, str]:

@@ -33,6 +33,7 @@ class Consumer(consumer.Consumer):
 
     def create_task_handler(self, **options: Any) -> Callable[[Any], None]:
         hand_on = super().create_task_handler(**options)
+        of_connection = (*self.connection_errors, *self.connection.channel_errors)
 
         def on_task_received(message: Any) -> None:
             try:
@@ -43,7 +44,7 @@ class Consumer(consumer.Consumer):
                 return self._bury(message, f"it cannot be read ({type(exc).__name__})")
             try:
                 hand_on(message)
-            except (*self.connection_errors, *self.connection.channel_errors):
+            except of_connection:
                 raise  # the connection's fault: Celery connects again, and the message comes back
             except Exception as exc:  # noqa: BLE001 likewise
                 self._bury(message, f"the worker cannot take it ({type(exc).__name__})")
