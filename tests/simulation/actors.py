@@ -43,9 +43,12 @@ class World:
         self.on_the_way = self.messages = 0
         self.armed: dict[str, Step] = {}
         self.losses: list[Step] = []
+        self.saved: dict[Step, dict[str, bytes]] = {}
         self.pace, self.activity = 1.0, 0
         self.scheduler.at_seam = self._at_seam
         for step in plan:
+            if step.what == "redis_loses":
+                self.scheduler.after(step.at - step.seconds, partial(self._save, step))
             self.scheduler.after(step.at, partial(self.do, step))
         for n, name in enumerate(CONTROLS):
             for what, every in (("dispatch", 1.0), ("check_health", 15.0), ("alert", 15.0)):
@@ -56,6 +59,9 @@ class World:
         """When the last step of the plan is over."""
         return max((s.at + (s.seconds if s.what in ("outage", "redis_down", "crash", "suspend", "late") else 0.0)
                     for s in self.plan), default=0.0)  # fmt: skip
+
+    def _save(self, step: Step) -> None:
+        self.saved[step] = self.fleet.save()
 
     def do(self, step: Step) -> None:
         """Takes one step of the plan."""
@@ -164,17 +170,13 @@ class World:
     def _clock(self, step: Step) -> None:
         self.hosts[step.who].ahead += step.seconds
 
-    def _crash(self, step: Step) -> None:
-        self._stop(step)
-
-    def _suspend(self, step: Step) -> None:
-        self._stop(step)
-
     def _stop(self, step: Step) -> None:
         if step.arg:
             self.armed[step.who] = step
         else:
             self._stop_now(step)
+
+    _crash = _suspend = _stop
 
     def _at_seam(self, task: Task, seam: str) -> None:
         step = self.armed.get(task.host.name)
@@ -209,6 +211,29 @@ class World:
     def _redis_restart(self, step: Step) -> None:
         self._redis_down(step)
         self.fleet.restart()
+
+    def _redis_loses(self, step: Step) -> None:
+        """What was written in the last seconds is gone, but for what the producer sends again."""
+        self.fleet.load(self.saved.pop(step, {}))
+        self.fleet.seen.forget(step.at - step.seconds)
+        self._send_again()
+
+    def _redis_wiped(self, step: Step) -> None:
+        self.fleet.load({})
+        self.fleet.seen.forget(0.0)
+        self._send_again()
+
+    def _send_again(self) -> None:
+        self.fleet.restart()
+        for step in self.plan:
+            if step.what == "enqueue" and step.at <= self.scheduler.now:
+                self.scheduler.after(30.0, partial(self._enqueue, step))
+
+    def _ignored_filter(self, step: Step) -> None:
+        self.provider.ignores_filter = True
+
+    def _repeated_page(self, step: Step) -> None:
+        self.provider.repeats_page = True
 
     def _operator(self, step: Step) -> None:
         calls = self.fleet.calls()

@@ -1,4 +1,4 @@
-"""Where the simulation meets the product: the only file that knows the product's names.
+"""Where the simulation meets the product: with `virtual_redis`, the only file that knows the product's names.
 
 Real are the Lua scripts on a real Redis, CallStore, CallProcessor, the ElevenLabs client down to its one request, the
 classification, the health check, the collector and its outbox. Time and the network are not.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -24,14 +23,15 @@ from resilience.calls.store import DIALER, CallStore
 from resilience.circuit_breaker import CircuitBreaker, policy_of
 from resilience.config.settings import Settings, load
 from resilience.errors import LeaseExpired, Sent, ServiceError, StoreUnavailable
-from resilience.store.scripts import Scripts
 from services.classification import classify
 from services.conversations import Conversation, Search
 from services.elevenlabs import ElevenLabs
 from services.failures import from_exception
 from services.http import Answer, unconfirmed_success
-from tests.simulation.provider import EPOCH, Provider
+from tests.simulation.provider import Provider
 from tests.simulation.scheduler import Host, Scheduler
+from tests.simulation.seen import Seen
+from tests.simulation.virtual_redis import VirtualScripts
 
 CHANNEL = "mail"
 TERMINAL = {state.value for state in State if state.is_terminal}
@@ -46,65 +46,6 @@ def shipped() -> Settings:
     retry = dialer.retry.model_copy(update={"jitter": 0.0})
     services = {DIALER: dialer.model_copy(update={"retry": retry})}
     return settings.model_copy(update={"services": services})
-
-
-@dataclass
-class Seen:
-    """What the product did, for the properties. Times are true seconds."""
-
-    begun: list[tuple[float, Claim, bool]] = field(default_factory=list)  # with: the gate closed and health not down
-    placed: dict[str, tuple[float, str]] = field(default_factory=dict)  # conversation ids that a worker reported
-    ticks: dict[str, float] = field(default_factory=dict)  # when each slot was taken last
-    alerts: list[tuple[float, Any]] = field(default_factory=list)  # (word, incident) as delivered
-    retried: dict[str, float] = field(default_factory=dict)  # calls that an operator began anew
-
-
-class VirtualRedis:
-    """A client of a Redis whose clock is virtual."""
-
-    def __init__(self, client: redis.Redis, clock: Callable[[], float]) -> None:
-        self._client, self._clock = client, clock
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._client, name)
-
-    def time(self) -> tuple[int, int]:
-        return divmod(round(self._clock() * 1_000_000), 1_000_000)
-
-
-class VirtualScripts(Scripts):
-    """Every script runs at Redis's virtual time. Redis may be away, or its answer may get lost."""
-
-    def __init__(self, client: redis.Redis, scheduler: Scheduler, host: Host) -> None:
-        self.host, self.scheduler = host, scheduler
-        self.away_until, self.replies_to_lose = 0.0, 0
-        self._slots: dict[str, float] = {}
-        super().__init__(VirtualRedis(client, self.clock))  # type: ignore[arg-type]
-
-    def clock(self) -> float:
-        return EPOCH + self.scheduler.now + self.host.ahead
-
-    def run(self, name: str, args: Mapping[str, Any], now: float | None = None, *, pipe: Any = None) -> Any:
-        if self.scheduler.now < self.away_until:
-            raise StoreUnavailable("away", service="redis", code="ConnectionError")
-        answer = super().run(name, args, self.clock() if now is None else now, pipe=pipe)
-        if self.replies_to_lose and name in ("begin_attempt", "finish_attempt", "dispatch", "resolve_doubt"):
-            self.replies_to_lose -= 1
-            raise StoreUnavailable("the reply got lost", service="redis", code="TimeoutError")
-        return answer
-
-    def take_slot(self, name: str, seconds: float) -> bool:
-        """The slot's key has the life that it would have by the virtual clock: the one TTL that is ever read."""
-        key = self.key("slot", name)
-        left = self._slots.get(key, 0.0) - self.clock()
-        if left <= 0:
-            self.client.delete(key)
-        else:
-            self.client.pexpire(key, max(1, round(left * 1000)))
-        taken = super().take_slot(name, seconds)
-        if taken:
-            self._slots[key] = self.clock() + seconds
-        return taken
 
 
 class WatchedStore(CallStore):
@@ -179,6 +120,11 @@ class VirtualElevenLabs(ElevenLabs):
         return answer
 
 
+@cache
+def _undecoded(client: redis.Redis) -> redis.ConnectionPool:
+    return redis.ConnectionPool(**client.connection_pool.connection_kwargs | {"decode_responses": False})
+
+
 class Fleet:
     """The product's parts over one Redis and one provider."""
 
@@ -190,6 +136,7 @@ class Fleet:
         self.scripts = VirtualScripts(client, scheduler, self.redis_host)
         self.store = WatchedStore(self.scripts, self.settings, self.seen)
         self.client, self.provider = client, provider
+        self.raw = redis.Redis(connection_pool=_undecoded(client))
         self.dialer = VirtualElevenLabs(scheduler, provider, self.settings)
         self.processor = CallProcessor(self.store, self.dialer, self.settings, clock=lambda: scheduler.now)
         self.rules = self.settings.services[DIALER]
@@ -249,6 +196,16 @@ class Fleet:
         if self.store.command(id, action).answer == "done" and action == "retry":
             self.seen.retried[id] = self.scheduler.now
 
+    def save(self) -> dict[str, bytes]:
+        """Everything that Redis holds."""
+        return {key: value for key in self.raw.keys("*") if (value := self.raw.dump(key))}
+
+    def load(self, saved: Mapping[str, bytes]) -> None:
+        """Redis holds this and nothing else."""
+        self.raw.flushdb()
+        for key, value in saved.items():
+            self.raw.restore(key, 0, value)
+
     def restart(self) -> None:
         """Redis has another run id than before."""
         key = self.scripts.key("server")
@@ -257,6 +214,14 @@ class Fleet:
 
     def calls(self) -> list[dict[str, str]]:
         return list(self.store.calls())
+
+    def open_calls(self) -> int:
+        """How many have not ended."""
+        return sum(count for state, count in self.store.stats().items() if state not in TERMINAL)
+
+    def due_calls(self) -> int:
+        """How many have a deadline."""
+        return int(self.client.zcard(self.scripts.key("due")))
 
     def due(self) -> dict[str, float]:
         return dict(self.client.zrange(self.scripts.key("due"), 0, -1, withscores=True))
@@ -272,4 +237,4 @@ class Fleet:
         return state or "closed", health or "unknown"
 
 
-__all__ = ["EPOCH", "Fleet", "ServiceError", "StoreUnavailable"]
+__all__ = ["Fleet", "ServiceError", "StoreUnavailable"]

@@ -24,7 +24,7 @@ class Step:
 SEAMS = ("begin", "look-up", "handshake", "POST", "answer", "finish")
 CONTROL_SEAMS = ("dispatch", "publish", "probe", "collect", "deliver")
 KINDS = ("outage", "clock", "crash", "suspend", "message", "operator", "redis", "list")
-MODES = ("503", "silent", "down", "429", "quota", "slow", "lost", "page")
+MODES = ("503", "silent", "down", "429", "quota", "slow", "lost", "drip", "page")
 
 
 def draw(*parts: object) -> float:
@@ -70,7 +70,9 @@ def _fault(r: random.Random, horizon: float, kinds: Sequence[str]) -> Step:
     elif kind == "operator":
         step = Step(at, "operator", arg=r.choice(("retry", "retry", "cancel")))
     elif kind == "redis":
-        step = Step(at, r.choice(("redis_down", "reply_lost", "redis_restart")), seconds=r.choice((1.0, 10.0, 60.0)))
+        what = r.choice(("redis_down", "reply_lost", "redis_restart", "redis_loses", "redis_wiped"))
+        step = Step(at, what, seconds=r.choice((1.0, 2.0)) if what == "redis_loses" else r.choice((1.0, 10.0, 60.0)))
     else:
-        step = r.choice((Step(at, "lag", seconds=r.choice((10.0, 60.0, 600.0))), Step(at, "no_scope", seconds=DAY)))
+        what = r.choice(("lag", "lag", "no_scope", "ignored_filter", "repeated_page"))
+        step = Step(at, what, seconds={"lag": r.choice((10.0, 60.0, 600.0)), "no_scope": DAY}.get(what, 0.0))
     return step

@@ -49,8 +49,9 @@ class Properties:
             self._requests = len(self.provider.log)
         if self.world.scheduler.steps % 50 == 0:
             self._standstill()
-        if self.world.scheduler.steps % 400 == 0:
-            self.every_call_is_due()
+        if self.world.scheduler.steps % 200 == 0:
+            if self.fleet.open_calls() != self.fleet.due_calls():
+                self.every_call_is_due()
             self._ramp()
 
     def _request(self, request: Request) -> None:
@@ -93,6 +94,9 @@ class Properties:
 
     def _ramp(self) -> None:
         events = self.fleet.new_events()
+        for event in events:
+            if event["event"] == "call_rang_twice" and len(self.provider.rings[event["call_id"]]) < 2:
+                raise Violation("false_alarm", f"{event['call_id']} is said to have rung twice")
         closed = [int(e["at"]) / 1000 for e in events if e["event"] == "breaker_closed"]
         self._closed += [at - (self.fleet.scripts.clock() - self.world.scheduler.now) for at in closed]
         for at in self._closed:
@@ -103,8 +107,7 @@ class Properties:
 
     def over(self) -> bool:
         """Whether every call has ended and every alert is delivered."""
-        stats = self.fleet.store.stats()
-        return all(state in TERMINAL or not count for state, count in stats.items())
+        return not self.fleet.open_calls()
 
     def at_the_end(self) -> None:
         """The dear ones."""
@@ -112,6 +115,7 @@ class Properties:
         self.every_call_is_due()
         calls = {call["id"]: call for call in self.fleet.calls()}
         self._all_there(calls)
+        self._own(calls)
         self._stuck(calls)
         self._blame(calls)
         self._outages()
@@ -123,6 +127,12 @@ class Properties:
         }
         if expected - calls.keys():
             raise Violation("lost", f"{sorted(expected - calls.keys())} are nowhere")
+
+    def _own(self, calls: Calls) -> None:
+        for id, call in calls.items():
+            own = {ring.conversation_id for ring in self.provider.rings[id]}
+            if call["state"] == "placed" and call.get("conversation_id") not in own:
+                raise Violation("not_its_own", f"{id} has the conversation {call.get('conversation_id')}")
 
     def _stuck(self, calls: Calls) -> None:
         left = [call for call in calls.values() if call["state"] not in TERMINAL]
@@ -143,7 +153,7 @@ class Properties:
             if call["state"] == "failed" and "contact" not in outcomes[id] and own[id] < most:
                 raise Violation("service_fault", f"{id} failed after {own[id]} dials of its own with the gate closed: "
                                 f"{call.get('reason')}")  # fmt: skip
-            if call["state"] == "needs_review" and "no_scope" not in outcomes[id]:
+            if call["state"] == "needs_review" and not ("no_scope" in outcomes[id] or self.provider.ignores_filter):
                 raise Violation("service_fault", f"{id} needs review: {call.get('reason')}")
 
     def _outages(self) -> None:

@@ -1,4 +1,4 @@
-"""The provider as it may be: well, sick in eight ways on some of its paths, its list late, on a clock of its own.
+"""The provider as it may be: well, sick in nine ways on some of its paths, its list late, on a clock of its own.
 
 A dial that it takes rings at once. What it answers is HTTP, so the product's own classification judges it.
 """
@@ -70,6 +70,8 @@ class Provider:
     rings: dict[str, list[Ring]] = field(default_factory=lambda: defaultdict(list))
     log: list[Request] = field(default_factory=list)
     lag: float = 0.0
+    ignores_filter: bool = False  # the list shows everybody's conversations, whoever is asked for
+    repeats_page: bool = False  # a second page shows what the first did
 
     def clock(self) -> float:
         """Its own unix seconds."""
@@ -110,10 +112,8 @@ class Provider:
             mode, outcome, answer = "", "contact", Answer(BAD_NUMBER[0], {}, BAD_NUMBER[1])
         elif path == "dial":
             outcome, answer = "ring", self._ring(call_id, asked)
-            if mode == "lost":
-                answer = rq.ConnectionError()
-            elif mode == "slow":
-                delay = 25.0
+            delay, answer = {"lost": (delay, rq.ConnectionError()), "drip": (read, rq.ReadTimeout()),
+                             "slow": (25.0, answer)}.get(mode, (delay, answer))  # fmt: skip
         else:
             answer = self._list(call_id, asked) if path == "list" else Answer(200, {}, {})
         self.log.append(Request(self.now(), path, call_id, outcome if outcome == "ring" else mode or outcome))
@@ -129,13 +129,16 @@ class Provider:
 
     def _list(self, call_id: str, asked: Mapping[str, Any]) -> Answer:
         one, params = asked.get("conversation"), asked.get("params", {})
-        rings = self.rings[call_id] if call_id else [ring for known in self.rings.values() for ring in known]
+        everybody = not call_id or self.ignores_filter
+        rings = [ring for known in self.rings.values() for ring in known] if everybody else self.rings[call_id]
         if one:
             ring = next((ring for known in self.rings.values() for ring in known if ring.conversation_id == one), None)
             return Answer(200, {}, _row(ring) | _details(ring)) if ring else Answer(404, {}, {"detail": "no such"})
         since, until = params.get("call_start_after_unix", 0), params.get("call_start_before_unix", 1e12)
         seen = [ring for ring in rings if since <= ring.started <= until and self.now() - ring.at >= self.lag]
-        return Answer(200, {}, {"conversations": [_row(ring) for ring in seen], "has_more": False, "next_cursor": None})
+        more = self.repeats_page and bool(seen) and "cursor" not in params
+        rows = [_row(ring) for ring in seen[-100:]]
+        return Answer(200, {}, {"conversations": rows, "has_more": more, "next_cursor": "2" if more else None})
 
 
 def _row(ring: Ring) -> dict[str, Any]:
