@@ -28,7 +28,7 @@ from services.conversations import Conversation, Search
 from services.elevenlabs import ElevenLabs
 from services.failures import from_exception
 from services.http import Answer, unconfirmed_success
-from tests.simulation.provider import Provider
+from tests.simulation.provider import EPOCH, Provider
 from tests.simulation.scheduler import Host, Scheduler
 from tests.simulation.seen import Seen
 from tests.simulation.virtual_redis import VirtualScripts
