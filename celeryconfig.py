@@ -99,10 +99,10 @@ worker_send_task_events = True
 task_send_sent_event = True
 
 
-# A tick nobody ran in time is worth nothing: without `expires` they pile up while the control worker is away. Not
-# shorter than 30 s, since the clocks of two hosts differ.
+# A control worker compares `expires`, set by beat's clock, with its own: a day, so that one whose clock is hours ahead
+# drops nothing. A tick that runs late is harmless: it takes its slot in Redis first.
 def _every(task: str, seconds: float, *args: str) -> dict[str, Any]:
-    return {"task": task, "schedule": seconds, "args": args, "options": {"expires": max(30.0, seconds)}}
+    return {"task": task, "schedule": seconds, "args": args, "options": {"expires": 86400}}
 
 
 beat_schedule = {
@@ -114,6 +114,7 @@ beat_schedule = {
         if service.enabled
     },
 }
+beat_scheduler = "tasks.worker.schedule:BoundedScheduler"
 beat_max_loop_interval = min(5.0, *(entry["schedule"] for entry in beat_schedule.values()))
 # `celery inspect ping -d celerybeat@HOST` answers only while beat's loop goes on.
 beat_enable_remote_control = True

@@ -40,6 +40,7 @@ KINDS = {
     "quota_exceeded": Kind(401, "quota_exceeded", error_type="authentication_error"),
     "quota_exceeded_legacy": Kind(401, "quota_exceeded"),
     "insufficient_credits": Kind(402, "insufficient_credits", error_type="payment_required"),
+    "forbidden": Kind(403, "forbidden"),  # names no cause
     "refused": Kind(403, "insufficient_permissions", error_type="authorization_error"),
     "agent_not_found": Kind(404, "agent_not_found", error_type="not_found"),
     "invalid_number": Kind(422, "invalid_number"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 import redis
 
 from resilience.calls.call import State
@@ -15,6 +17,11 @@ T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[1]
 PREFIX = "{lineman}"
 KEPT_FOR_EVER = {f"{PREFIX}:stats", f"{PREFIX}:events"}
+FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)  # gives a process another clock
+# In CI it must be there (.ci/run installs it), so that these tests are not left out by mistake.
+needs_faketime = pytest.mark.skipif(
+    FAKETIME is None and not os.environ.get("CI"), reason="needs libfaketime (apt-get install faketime)"
+)
 READERS = {"string": "get", "hash": "hgetall", "list": "lrange", "zset": "zrange", "stream": "xrange"}
 
 

@@ -46,9 +46,9 @@ EVENT_OF = {
 class Claim:
     """A running attempt: this owner, and nobody else, may dial.
 
-    `look_first`: an earlier attempt may have rung, since `look_since` (unix seconds). `must_look`: the store may have
-    forgotten a dial, so the call is not dialed unless a look-up has worked and found nothing. `installation` is the
-    store's id, which the dial carries. `foreign_known`: an operator has seen that another installation called.
+    `look_first`: an earlier attempt may have rung. `must_look`: the store may have forgotten a dial, so the call is not
+    dialed unless a look-up has worked and found nothing. `installation` is the store's id, which the dial carries.
+    `foreign_known`: an operator has seen that another installation called.
     """
 
     call_id: str
@@ -58,7 +58,6 @@ class Claim:
     contact: Contact = field(repr=False)
     campaign: str
     breaker_state: str
-    look_since: float
     look_first: bool
     must_look: bool = False
     installation: str = ""

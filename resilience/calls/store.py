@@ -197,7 +197,6 @@ def _claim(id: str, owner: str, a: Mapping[str, Any]) -> Claim:
         Contact(a["contact_id"], a["phone"], a.get("name", ""), json.loads(a["fields"])),
         a["campaign"],
         a["breaker_state"],
-        a["look_since"] / 1000,
         a["look_first"],
         a["must_look"],
         a["installation"],

@@ -1,1 +1,1 @@
-"""What is added to Celery's worker: patches and watchdogs."""
+"""What is added to Celery's worker and beat: patches, watchdogs and a schedule."""

@@ -55,7 +55,8 @@ class Member:
         with suppress(OSError):
             if self.process:
                 children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-                os.kill(int(children[-1]), signal.SIGKILL)
+                for child in children[-1:]:  # none while it starts
+                    os.kill(int(child), signal.SIGKILL)
 
     def has_ended(self) -> str:
         """How it ended by itself, "" if it runs or its end was requested. Kills what is left of its group."""

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.services.wire import serving
+
 
 @dataclass(frozen=True)
 class Arrival:
@@ -78,13 +80,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def alert_receiver() -> Iterator[AlertReceiver]:
-    with AlertReceiver() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    server = AlertReceiver()
+    with serving(server, server.over):
         yield server
-        server.over.set()
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import pytest
 from resilience.errors import InDoubtError, PermanentError, Scope, Sent, ServiceError, ThrottledError, TransientError
 from services.conversations import MAX_REQUESTS, Conversation
 from services.elevenlabs import ElevenLabs
+from tests.services.wire import serving
 
 KEY, PHONE, CALL, HOME = "xi-4f9a-secret", "+14155550100", "spring:42", "3f2a9c"
 PLACED = {"success": True, "message": "ok", "conversation_id": "conv_1", "callSid": "CA1"}
@@ -88,13 +89,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def provider() -> Iterator[Provider]:
-    with Provider() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    server = Provider()
+    with serving(server, server.over):
         yield server
-        server.over.set()
-        server.shutdown()
-        thread.join()
 
 
 def dial(client: ElevenLabs, **variables: object) -> str:

@@ -6,9 +6,10 @@ import socket
 import ssl
 import struct
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from http.server import ThreadingHTTPServer
 
 GOOD = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 12\r\n\r\n{"ok": true}'
 Script = Callable[["Wire", socket.socket], None]
@@ -125,6 +126,18 @@ def drips_in_the_handshake(wire: Wire, connection: socket.socket) -> None:
 
 def drips(head: bytes, piece: bytes) -> Script:
     return sends(head, *[piece] * 200, pause=0.05)
+
+
+@contextmanager
+def serving(server: ThreadingHTTPServer, over: threading.Event) -> Iterator[None]:
+    """Serves in a thread until the block ends, and sets `over` before it waits for the requests under way."""
+    with server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield
+        over.set()
+        server.shutdown()
+        thread.join()
 
 
 def refusing_port() -> str:

@@ -8,7 +8,6 @@
 -- went back in time, or lost its data, may have forgotten a dial: an older call is claimed only when the lease of such
 -- a dial is over, and must be looked up. So must a call that an operator retries after look-ups without an answer.
 local AGAIN = 3600000 -- ms within which a list whose acceptance was forgotten is sent again
-local LOOK_BACK = 2 * AGAIN
 
 local c = call_load(a.id)
 if c then
@@ -26,8 +25,7 @@ local function go(g)
   return cjson.encode({answer = 'go', attempt_id = attempt_id(c), attempts = num(c.attempts), phone = c.phone,
     name = c.name, fields = c.fields, contact_id = c.contact_id, campaign = c.campaign, gen = num(c.gen),
     breaker_state = g.state, installation = installation(server), look_first = num(c.dials) > 1,
-    must_look = c.must_look ~= nil, foreign_known = c.foreign ~= nil,
-    look_since = c.must_look and num(c.created) - LOOK_BACK or num(c.first_dial)})
+    must_look = c.must_look ~= nil, foreign_known = c.foreign ~= nil})
 end
 
 local g = gate_load(c.service)

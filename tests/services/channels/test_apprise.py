@@ -17,24 +17,16 @@ from typing import Any
 import pytest
 from apprise.decorators import notify
 
-from resilience.alerts.message import Message
 from resilience.errors import PermanentError, Sent, TransientError
 from services.channels.apprise import Apprise
+from tests.services.channels.alert import DOWN
 from tests.support import ROOT
 
 # apprise's own import of a module that Python 3.13 no longer has.
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
 
-ALERT = Message(
-    id="7-down",
-    key="elevenlabs:service_down",
-    status="firing",
-    severity="critical",
-    kind="service_down",
-    service="elevenlabs",
-    subject="ElevenLabs is down",
-    text="*3* calls_wait <b> & more.\nGrüße \N{TELEPHONE RECEIVER} :smile: \\n",
-    html="<p>not this</p>",
+ALERT = replace(
+    DOWN, text="*3* calls_wait <b> & more.\nGrüße \N{TELEPHONE RECEIVER} :smile: \\n", html="<p>not this</p>"
 )
 
 

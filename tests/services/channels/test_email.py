@@ -19,21 +19,12 @@ import trustme
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, LoginPassword
 
-from resilience.alerts.message import Message
 from resilience.errors import PermanentError, TransientError
 from services.channels.email import Email
+from tests.services.channels.alert import DOWN
 
 PASSWORD = "correct horse"
-ALERT = Message(
-    id="elevenlabs:down:7",
-    key="elevenlabs:service_down",
-    status="firing",
-    severity="critical",
-    kind="service_down",
-    service="elevenlabs",
-    subject="ElevenLabs is down",
-    text="3 calls wait.",
-)
+ALERT = replace(DOWN, id="elevenlabs:down:7")
 # Its own loopback address, so that the well-known ports can be bound beside a real mail server.
 QUIET_ADDRESS = "127.83.25.87"
 

@@ -9,22 +9,12 @@ from typing import Any
 
 import pytest
 
-from resilience.alerts.message import Message
 from resilience.errors import PermanentError, ServiceError, ThrottledError, TransientError
 from services.channels.pagerduty import PagerDuty
+from tests.services.channels.alert import DOWN
 
 KEY = "R0123456789abcdef0123456789abcde"
-ALERT = Message(
-    id="7-down",
-    key="elevenlabs:service_down",
-    status="firing",
-    severity="critical",
-    kind="service_down",
-    service="elevenlabs",
-    subject="ElevenLabs is down",
-    text="3 calls wait. Grüße",
-    data={"since": "2026-01-31T23:59:00Z", "waiting": 3},
-)
+ALERT = replace(DOWN, text="3 calls wait. Grüße", data={"since": "2026-01-31T23:59:00Z", "waiting": 3})
 TAKEN = {"status": "success", "message": "Event processed", "dedup_key": ALERT.key}
 INVALID = {"status": "invalid event", "message": "Event object is invalid", "errors": ["no summary", f"bad key {KEY}"]}
 

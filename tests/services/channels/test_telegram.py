@@ -10,21 +10,12 @@ from typing import Any
 
 import pytest
 
-from resilience.alerts.message import Message
 from resilience.errors import PermanentError, ThrottledError, TransientError
 from services.channels.telegram import Telegram
+from tests.services.channels.alert import DOWN
 
 TOKEN = "123456:AAF-secret_token"
-ALERT = Message(
-    id="7-down",
-    key="elevenlabs:service_down",
-    status="firing",
-    severity="critical",
-    kind="service_down",
-    service="elevenlabs",
-    subject="ElevenLabs is down",
-    text="3 calls wait.",
-)
+ALERT = DOWN
 DELIVERED = {"ok": True, "result": {"message_id": 1}}
 
 

@@ -15,18 +15,13 @@ from typing import Any
 import pytest
 import standardwebhooks
 
-from resilience.alerts.message import Message
 from resilience.errors import PermanentError, ServiceError, ThrottledError, TransientError
 from services.channels.webhook import Format, Webhook
+from tests.services.channels.alert import DOWN
 
-ALERT = Message(
+ALERT = replace(
+    DOWN,
     id="1700000000000-0-down",
-    key="elevenlabs:service_down",
-    status="firing",
-    severity="critical",
-    kind="service_down",
-    service="elevenlabs",
-    subject="ElevenLabs is down",
     text="3 calls wait. Grüße",
     data={"kind": "service_down", "service": "elevenlabs", "waiting": 3},
 )

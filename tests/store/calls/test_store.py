@@ -101,7 +101,6 @@ def test_a_claim_carries_the_contact_as_it_was_given(store: CallStore) -> None:
     assert begun == replace(
         begun, attempt=1, attempt_id=f"{begun.call_id}:1", campaign="spring", breaker_state="closed", look_first=False
     )
-    assert begun.look_since == T0
 
 
 def test_a_contact_in_the_message_creates_its_call(store: CallStore) -> None:
@@ -219,7 +218,7 @@ def test_no_transition_leaves_a_terminal_state(store: CallStore, finished: Calla
     id = finished(state)
     # A claim by the very owner who ended it, whose report is sent again with another verdict.
     owner = store.get(id).get("finished", "nobody")
-    ghost = Claim(id, owner, f"{id}:1", 1, contact(), "spring", "closed", T0, False)
+    ghost = Claim(id, owner, f"{id}:1", 1, contact(), "spring", "closed", False)
     call, history = store.get(id), store.history(id)
 
     refused(store, id, T0 + 2000)
@@ -246,7 +245,7 @@ def test_attempt_ids_rise_and_one_that_was_not_dialed_is_free_again(store: CallS
     ids.append((begun.attempt_id, begun.attempt, begun.look_first))
 
     assert ids == [(f"{id}:1", 1, False), (f"{id}:1", 1, False), (f"{id}:2", 2, True), (f"{id}:3", 2, True)]
-    assert begun.look_since == T0 + 10
+    assert store.get(id)["first_dial"] == f"{T0 + 10:.0f}000"
 
 
 def test_an_early_message_waits(store: CallStore) -> None:
@@ -399,8 +398,8 @@ def test_the_history_tells_each_step_and_the_stream_each_transition(client: redi
     attempt(store, id, steps.RETRY)
     attempt(store, id, steps.PLACED, T0 + 5)
 
-    told = [(line["event"], line.get("attempt_id"), line.get("state")) for line in store.history(id)]
-    assert told == [
+    given = [(line["event"], line.get("attempt_id"), line.get("state")) for line in store.history(id)]
+    assert given == [
         ("call_queued", None, "queued"),
         ("call_dialing", f"{id}:1", "dialing"),
         ("call_retrying", f"{id}:1", "retrying"),
@@ -408,7 +407,7 @@ def test_the_history_tells_each_step_and_the_stream_each_transition(client: redi
         ("call_placed", f"{id}:2", "placed"),
     ]
     streamed = [fields for _, fields in client.xrange("{lineman}:events")]
-    assert [fields["event"] for fields in streamed] == [event for event, _, _ in told[1:]]
+    assert [fields["event"] for fields in streamed] == [event for event, _, _ in given[1:]]
     assert all(fields["call_id"] == id and fields["service"] == DIALER for fields in streamed)
     assert "+49" not in json.dumps(streamed)
 

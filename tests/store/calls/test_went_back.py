@@ -59,7 +59,6 @@ def test_after_a_restart_an_older_call_waits_for_a_forgotten_lease_and_must_be_l
 
     assert early.answer == "early"
     assert begun.must_look
-    assert begun.look_since < T0
 
 
 def test_what_came_after_the_restart_is_dialed_at_once(real_redis: redis.Redis, store: CallStore) -> None:
@@ -84,7 +83,6 @@ def test_a_list_that_is_sent_again_after_the_restart_is_looked_up(real_redis: re
     begun = claim(store, again, T0 + 1800)
 
     assert begun.must_look
-    assert begun.look_since < T0
 
 
 def test_one_that_was_looked_up_is_an_ordinary_call_again(real_redis: redis.Redis, store: CallStore) -> None:
@@ -99,7 +97,7 @@ def test_one_that_was_looked_up_is_an_ordinary_call_again(real_redis: redis.Redi
 
 
 class Provider:
-    """Finds what it is told to find, and counts the dials."""
+    """Finds what it is given, and counts the dials."""
 
     def __init__(self, *looks: object) -> None:
         self.looks, self.dials = list(looks), 0

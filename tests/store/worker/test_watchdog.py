@@ -24,7 +24,7 @@ from resilience.store.scripts import Scripts
 from tasks import runtime
 from tasks.celery import app as tasks_app
 from tasks.worker.watchdog import Rounds, Watchdog, look, watch
-from tests.support import ROOT, wait_until
+from tests.support import FAKETIME, ROOT, needs_faketime, wait_until
 
 SLOT = "{lineman}:slot:watchdog"
 
@@ -219,7 +219,6 @@ def test_a_redis_out_of_reach_is_reported_from_memory_and_so_is_its_return(tmp_p
     assert sent(provider)[1].startswith("resolved: Redis answers again")
 
 
-FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
 WATCH = """
 import threading
 from tasks.worker.watchdog import watch
@@ -227,7 +226,7 @@ watch(threading.Event(), 0.05, 0.5)
 """
 
 
-@pytest.mark.skipif(FAKETIME is None, reason="needs libfaketime (apt-get install libfaketime)")
+@needs_faketime
 @pytest.mark.parametrize("hours", ["-1", "+1"])
 def test_a_process_on_a_host_an_hour_off_notices_a_silent_dispatcher(
     real_redis: redis.Redis, redis_server: RedisServer, provider: StandIn, tmp_path: Path, hours: str
