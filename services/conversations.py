@@ -37,11 +37,24 @@ class Conversation:
 
 
 class Search:
-    """One look-up, bounded in requests and time. `timeout` is (connect, read) in seconds; their sum bounds it all."""
+    """One look-up, bounded in requests and time. `timeout` is (connect, read) in seconds; their sum bounds it all.
 
-    def __init__(self, get: Get, call_id: str, installation: str, timeout: tuple[float, float]) -> None:
+    `wall` gives unix seconds; `clock` gives seconds that go on evenly.
+    """
+
+    def __init__(
+        self,
+        get: Get,
+        call_id: str,
+        installation: str,
+        timeout: tuple[float, float],
+        *,
+        wall: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._get, self._call_id, self._installation, self._connect = get, call_id, installation, timeout[0]
-        self._end = time.monotonic() + sum(timeout)
+        self._wall, self._clock = wall, clock
+        self._end = clock() + sum(timeout)
         self._requests = 0
 
     def conversations(self) -> list[Conversation]:
@@ -62,7 +75,7 @@ class Search:
     def _rows(self) -> Iterator[dict[str, Any]]:
         params: dict[str, str | int] = {
             "user_id": self._call_id,
-            "call_start_after_unix": int(time.time()) - WINDOW_S,
+            "call_start_after_unix": int(self._wall()) - WINDOW_S,
             "page_size": PAGE_SIZE,
         }
         while True:
@@ -102,7 +115,7 @@ class Search:
         raise TransientError(text, service=SERVICE, code="conversation_not_found", status=404)
 
     def _ask(self, path: str, params: Mapping[str, str | int]) -> Answer:
-        left = self._end - time.monotonic()
+        left = self._end - self._clock()
         if self._requests == MAX_REQUESTS or left <= 0:
             text = "ElevenLabs has more conversations of one call than can be read in time"
             raise TransientError(text, service=SERVICE, code="too_many")

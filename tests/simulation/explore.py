@@ -20,6 +20,7 @@ from tests.simulation.fleet import TERMINAL, Fleet
 from tests.simulation.provider import Outage, Provider
 from tests.simulation.run import a_redis
 from tests.simulation.scheduler import Host, Scheduler, Task
+from tests.simulation.state import stored
 
 CALL = "a:1"
 TIME = 61.0  # seconds: longer than a lease, a look-up's interval and a republish
@@ -28,9 +29,6 @@ WORKERS, DISPATCHER = ("w1", "w2"), "d"
 # Nothing of what others see happens between these and the seam that follows.
 SKIPPED = {"begin", "look-up", "GET", "answer", "publish"}
 POSTS = ("ok", "lost", "503")  # what may become of a dial
-CLOCKS = {"not_before", "created", "updated", "first_dial", "doubt_since", "gen", "since", "until", "released_at",
-          "closed_at"}  # fmt: skip
-TOKENS = {"owner", "finished"}
 
 Path = tuple[str, ...]
 
@@ -59,6 +57,7 @@ class Scene:
     running: dict[str, Task] = field(default_factory=dict)
     message: dict[str, tuple[str, str]] = field(default_factory=dict)
     trace: dict[str, list[object]] = field(default_factory=dict)
+    owners: dict[str, str] = field(default_factory=dict)  # who has which attempt's token
     problem: str = ""
 
     def __post_init__(self) -> None:
@@ -105,9 +104,12 @@ class Scene:
             self._start(name)
         task = self.running[name]
         self.trace[name].append((how, self.scheduler.now))
+        known = len(self.fleet.seen.begun)
         self.scheduler.turn(task)
         while not task.over and task.at in SKIPPED:
             self.scheduler.turn(task)
+        if not task.over:
+            self.owners |= {claim.owner: name for _, claim, _ in self.fleet.seen.begun[known:]}
         if not task.over:
             self.trace[name].append(task.at)
 
@@ -131,6 +133,7 @@ class Scene:
 
     def _ended(self, name: str, finished: bool) -> None:
         del self.running[name]
+        self.owners = {token: who for token, who in self.owners.items() if who != name}
         message = self.message.pop(name, None)
         if message and not finished:
             self.queue.append(message)
@@ -155,26 +158,11 @@ class Scene:
             self.problem = "dialed after a worker had reported it placed"
 
     def state(self) -> tuple[Any, ...]:
-        """What decides all that can follow, with times relative to now and no tokens."""
-        now, scripts = self.scheduler.now, self.fleet.scripts
-        pipe = self.client.pipeline(transaction=False)
-        pipe.hgetall(scripts.key("call", CALL))
-        pipe.hgetall(scripts.key("cb", "elevenlabs"))
-        for name in ("due", "backlog", "deferred:elevenlabs", "cb:elevenlabs:leases"):
-            pipe.zrange(scripts.key(name), 0, -1, withscores=True)
-        ms = scripts.clock() * 1000
-        call, gate, *sets = pipe.execute()
-
-        def plain(name: str, value: str) -> object:
-            if name in TOKENS:
-                return any(name)
-            return round((float(value) - ms) / 1000) if name in CLOCKS else value
-
-        hashes = [sorted((k, plain(k, v)) for k, v in h.items()) for h in (call, gate)]
-        scores = [[(round((score - ms) / 1000)) for _, score in members] for members in sets]
-        traces = sorted((who, self._past(who, now)) for who in self.running)
-        rings = [round(now - ring.at) for ring in self.provider.rings[CALL]]
-        return (*map(repr, (hashes, scores, traces, rings, sorted(self.queue))), self.crashes, self.commands)
+        """What decides all that can follow."""
+        traces = sorted((who, self._past(who, self.scheduler.now)) for who in self.running)
+        rings = len(self.provider.rings[CALL])
+        return (stored(self.fleet, CALL, self.owners), repr(traces), tuple(sorted(self.queue)), rings, self.crashes,
+                self.commands)  # fmt: skip
 
     def _past(self, name: str, now: float) -> list[object]:
         return [(round(now - p[1]), p[0]) if isinstance(p, tuple) else p for p in self.trace[name]]

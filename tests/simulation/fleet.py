@@ -24,10 +24,11 @@ from resilience.circuit_breaker import CircuitBreaker, policy_of
 from resilience.config.settings import Settings, load
 from resilience.errors import LeaseExpired, Sent, ServiceError, StoreUnavailable
 from services.classification import classify
+from services.conversations import Conversation, Search
 from services.elevenlabs import ElevenLabs
 from services.failures import from_exception
 from services.http import Answer, unconfirmed_success
-from tests.simulation.provider import Provider
+from tests.simulation.provider import EPOCH, Provider
 from tests.simulation.scheduler import Host, Scheduler
 from tests.simulation.seen import Seen
 from tests.simulation.virtual_redis import VirtualScripts
@@ -79,6 +80,17 @@ class VirtualElevenLabs(ElevenLabs):
         super().__init__(base_url="https://x", api_key="key", agent_id="agent", agent_phone_number_id="phone",
                          timeout=(timeout.connect, timeout.read))  # fmt: skip
         self.scheduler, self.provider = scheduler, provider
+
+    def look_up(
+        self, call_id: str, *, installation: str, timeout: tuple[float, float] | None = None
+    ) -> list[Conversation]:
+        """By the virtual clocks: the date of the worker's host, and the time that passes."""
+        return Search(self._get, call_id, installation, timeout or self.timeout, wall=self._wall,
+                      clock=lambda: self.scheduler.now).conversations()  # fmt: skip
+
+    def _wall(self) -> float:
+        task = self.scheduler.current
+        return EPOCH + self.scheduler.now + (task.host.ahead if task else 0.0)
 
     def _request(self, method: str, path: str, timeout: tuple[float, float] | None = None, **more: Any) -> Answer:
         dial = bool(more.get("dial"))

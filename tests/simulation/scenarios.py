@@ -57,4 +57,10 @@ FOUND: dict[str, list[Step]] = {
         Step(21.0, "enqueue", seconds=10.0, arg="a"),
         *(Step(110.0 + 2 * n, "enqueue", seconds=30.0, arg=f"b{n}") for n in range(15)),
     ],
+    # The ramp grew with the time in which nothing was tried: after each pause all workers went at once.
+    "a service that throttles gets no more requests from more contacts": [
+        WARM,
+        Step(14.0, "outage", "all", 328.0, "429"),
+        Step(30.0, "enqueue", seconds=100.0, arg="a"),
+    ],
 }

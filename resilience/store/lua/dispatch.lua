@@ -66,9 +66,11 @@ local function allowance(g, s)
 end
 
 local function release(service, s)
-  local deferred = key('deferred', service)
+  local deferred, g = key('deferred', service), gate_load(service)
+  if g.state == 'closed' and num(g.ramp_at) < ramp_start(g) and ramp_start(g) <= now then
+    gate_write(g, s.policy, {ramp_at = now})
+  end
   if redis.call('EXISTS', deferred) == 0 then return end
-  local g = gate_load(service)
   local n = allowance(g, s)
   -- A released call may still be on its way to the gate; a second one would only be deferred again.
   if n < 1 or (g.state ~= 'closed' and now - num(g.released_at) < 1000) then return end

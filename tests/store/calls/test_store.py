@@ -373,6 +373,7 @@ def test_stats_equal_a_recount(store: CallStore, finished: Callable[[str], str],
     for n, verdict in enumerate([steps.RETRY, steps.DOUBT, steps.THROTTLED, steps.HANDED_BACK], 1):
         attempt(store, ids[n - 1], verdict, T0 + 100 * n)
         gate.control("close", by="ada", now=T0 + 100 * n)
+        store.dispatch(0, now=T0 + 100 * n + 1)  # the ramp begins
     claim(store, ids[4], T0 + 500)
 
     assert store.stats() == recount(store)
