@@ -184,7 +184,7 @@ class Properties:
                 raise Violation("nobody_notified", f"calls are {state}, and no alert says so")
 
     def _somebody_knows(self, kind: str) -> bool:
-        told = [incident for _, (_, incident) in self.fleet.seen.alerts]
+        given = [incident for _, (_, incident) in self.fleet.seen.alerts]
         if not kind:
-            return any(incident.fires and incident.held for incident in told[-1:])
-        return any(incident.kind == kind or kind in incident.calls for incident in told)
+            return any(incident.fires and incident.held for incident in given[-1:])
+        return any(incident.kind == kind or kind in incident.calls for incident in given)
