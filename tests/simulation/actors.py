@@ -31,7 +31,7 @@ class Message:
 
 
 class World:
-    """One run of a plan. `busy` is what waits in the broker or runs in a worker."""
+    """One run of a plan."""
 
     def __init__(self, client: redis.Redis, plan: Sequence[Step]) -> None:
         self.plan, self.scheduler = plan, Scheduler()
@@ -40,7 +40,7 @@ class World:
         self.hosts = {name: Host(name) for name in (*WORKERS, *CONTROLS)}
         self.hosts |= {"redis": self.fleet.redis_host, "provider": self.provider.host}
         self.queue: list[Message] = []
-        self.on_the_way = self.messages = 0
+        self.messages = 0
         self.armed: dict[str, Step] = {}
         self.losses: list[Step] = []
         self.saved: dict[Step, dict[str, bytes]] = {}
@@ -82,10 +82,7 @@ class World:
             self._send(message, delay)
 
     def _send(self, message: Message, delay: float) -> None:
-        self.on_the_way += 1
-
         def arrive() -> None:
-            self.on_the_way -= 1
             self.queue.append(message)
             self._feed()
 
@@ -124,13 +121,21 @@ class World:
 
     def _beat(self, host: Host, what: str, every: float, first: float) -> None:
         def tick() -> None:
-            if host.up and host.until <= self.scheduler.now and not any(t.name == what for t in host.tasks):
-                task = self.scheduler.start(host, partial(self._control, what))
-                task.name = what
+            self._tick(host, what)
             wait = every if what == "check_health" else max(every, self.pace)
             self.scheduler.after(wait * (1 + 0.02 * draw(host.name, what, round(self.scheduler.now))), tick)
 
         self.scheduler.after(first, tick)
+
+    def _tick(self, host: Host, what: str) -> None:
+        if host.up and host.until <= self.scheduler.now and not any(task.name == what for task in host.tasks):
+            self.scheduler.start(host, partial(self._control, what)).name = what
+
+    def _nudge(self) -> None:
+        """Something has changed: the beat is at its full pace again."""
+        self.pace = 1.0
+        for name in CONTROLS:
+            self.scheduler.after(0.5, partial(self._tick, self.hosts[name], "dispatch"))
 
     def _control(self, what: str) -> None:
         before = self.activity
@@ -156,7 +161,7 @@ class World:
             self.fleet.enqueue(step.arg, int(step.seconds))
         except StoreUnavailable:
             self.scheduler.after(STORE_RETRY, partial(self._enqueue, step))
-        self.pace = 1.0
+        self._nudge()
 
     def _outage(self, step: Step) -> None:
         self.provider.outages.append(Outage(step.at, step.at + step.seconds, step.who, step.arg))
@@ -244,4 +249,4 @@ class World:
                 self.fleet.command(step.arg, call["id"])
             except StoreUnavailable:
                 return
-        self.pace = 1.0
+        self._nudge()
