@@ -49,7 +49,7 @@ class World:
         for step in plan:
             if step.what == "redis_loses":
                 self.scheduler.after(step.at - step.seconds, partial(self._save, step))
-            self.scheduler.after(step.at, partial(self.do, step))
+            self.scheduler.after(step.at, partial(getattr(self, f"_{step.what}"), step))
         for n, name in enumerate(CONTROLS):
             for what, every in (("dispatch", 1.0), ("check_health", 15.0), ("alert", 15.0)):
                 self._beat(self.hosts[name], what, every, 0.3 + 0.5 * n)
@@ -62,10 +62,6 @@ class World:
 
     def _save(self, step: Step) -> None:
         self.saved[step] = self.fleet.save()
-
-    def do(self, step: Step) -> None:
-        """Takes one step of the plan."""
-        getattr(self, f"_{step.what}")(step)
 
     # The broker and the workers.
 

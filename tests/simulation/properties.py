@@ -15,6 +15,7 @@ Calls = Mapping[str, Mapping[str, str]]
 STANDSTILL = 120.0  # seconds for which dispatcher or health may not run although a host is up
 BOUND = 2 * 3600.0  # seconds after the last fault until everything has ended
 LONG_LAG = 100.0  # a list that lags longer than the look-ups last cannot prove an absence
+HOUR = 3600.0
 CIRCLES = 60  # look-ups of one call in a row, without a dial, an end, or an outage that the admin knows of
 REQUESTS, REQUEST_S = 100, 5.0  # in an outage: what was under way, and then one request in so many seconds
 RAMP_S, RAMP_CALLS = 3.0, 14  # after a recovery: attempts in the first seconds, twice 1 + 2 + 4
@@ -123,6 +124,7 @@ class Properties:
         self._all_there(calls)
         self._own(calls)
         self._stuck(calls)
+        self._recovered()
         self._blame(calls)
         self._outages()
         self._notified(calls)
@@ -145,6 +147,15 @@ class Properties:
         if left and not self._somebody_knows(""):
             states = Counter(call["state"] for call in left)
             raise Violation("stuck", f"{dict(states)} long after the last fault; gate {self.fleet.gate_now()}")
+
+    def _recovered(self) -> None:
+        state, health = self.fleet.gate_now()
+        if (
+            state in ("open", "half_open")
+            and health == "up"
+            and self.world.scheduler.now > self.world.last_fault + HOUR
+        ):
+            raise Violation("no_recovery", f"the gate is {state} an hour after the last fault, and health is {health}")
 
     def _blame(self, calls: Calls) -> None:
         most = self.fleet.rules.retry.max_attempts
