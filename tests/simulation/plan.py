@@ -12,7 +12,7 @@ DAY = 86_400.0
 
 @dataclass(frozen=True)
 class Step:
-    """`at`: true seconds since the start; `what` and the rest as the method of World of that name takes them. A repr is a line of a regression."""
+    """`at`: true seconds since the start; `what`: a method of World, which reads the rest. A repr is Python again."""
 
     at: float
     what: str

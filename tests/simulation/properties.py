@@ -144,7 +144,7 @@ class Properties:
 
     def _stuck(self, calls: Calls) -> None:
         left = [call for call in calls.values() if call["state"] not in TERMINAL]
-        if left and not self._somebody_knows(""):
+        if left and not (self._goes_on() and self.fleet.gate_now()[0] == "held"):
             states = Counter(call["state"] for call in left)
             raise Violation("stuck", f"{dict(states)} long after the last fault; gate {self.fleet.gate_now()}")
 
@@ -195,7 +195,5 @@ class Properties:
                 raise Violation("nobody_notified", f"calls are {state}, and no alert says so")
 
     def _somebody_knows(self, kind: str) -> bool:
-        given = [incident for _, (_, incident) in self.fleet.seen.alerts]
-        if not kind:
-            return any(incident.fires and incident.held for incident in given[-1:])
-        return any(incident.kind == kind or kind in incident.calls for incident in given)
+        known = [incident for _, (_, incident) in self.fleet.seen.alerts]
+        return any(incident.kind == kind or kind in incident.calls for incident in known)
