@@ -31,7 +31,7 @@ class Message:
 
 
 class World:
-    """One run of a plan. `busy` is what waits in the broker or runs in a worker."""
+    """One run of a plan."""
 
     def __init__(self, client: redis.Redis, plan: Sequence[Step]) -> None:
         self.plan, self.scheduler = plan, Scheduler()
@@ -40,7 +40,7 @@ class World:
         self.hosts = {name: Host(name) for name in (*WORKERS, *CONTROLS)}
         self.hosts |= {"redis": self.fleet.redis_host, "provider": self.provider.host}
         self.queue: list[Message] = []
-        self.on_the_way = self.messages = 0
+        self.messages = 0
         self.armed: dict[str, Step] = {}
         self.losses: list[Step] = []
         self.saved: dict[Step, dict[str, bytes]] = {}
@@ -49,7 +49,7 @@ class World:
         for step in plan:
             if step.what == "redis_loses":
                 self.scheduler.after(step.at - step.seconds, partial(self._save, step))
-            self.scheduler.after(step.at, partial(self.do, step))
+            self.scheduler.after(step.at, partial(getattr(self, f"_{step.what}"), step))
         for n, name in enumerate(CONTROLS):
             for what, every in (("dispatch", 1.0), ("check_health", 15.0), ("alert", 15.0)):
                 self._beat(self.hosts[name], what, every, 0.3 + 0.5 * n)
@@ -62,10 +62,6 @@ class World:
 
     def _save(self, step: Step) -> None:
         self.saved[step] = self.fleet.save()
-
-    def do(self, step: Step) -> None:
-        """Takes one step of the plan."""
-        getattr(self, f"_{step.what}")(step)
 
     # The broker and the workers.
 
@@ -82,10 +78,7 @@ class World:
             self._send(message, delay)
 
     def _send(self, message: Message, delay: float) -> None:
-        self.on_the_way += 1
-
         def arrive() -> None:
-            self.on_the_way -= 1
             self.queue.append(message)
             self._feed()
 
@@ -124,13 +117,21 @@ class World:
 
     def _beat(self, host: Host, what: str, every: float, first: float) -> None:
         def tick() -> None:
-            if host.up and host.until <= self.scheduler.now and not any(t.name == what for t in host.tasks):
-                task = self.scheduler.start(host, partial(self._control, what))
-                task.name = what
+            self._tick(host, what)
             wait = every if what == "check_health" else max(every, self.pace)
             self.scheduler.after(wait * (1 + 0.02 * draw(host.name, what, round(self.scheduler.now))), tick)
 
         self.scheduler.after(first, tick)
+
+    def _tick(self, host: Host, what: str) -> None:
+        if host.up and host.until <= self.scheduler.now and not any(task.name == what for task in host.tasks):
+            self.scheduler.start(host, partial(self._control, what)).name = what
+
+    def _nudge(self) -> None:
+        """Something has changed: the beat is at its full pace again."""
+        self.pace = 1.0
+        for name in CONTROLS:
+            self.scheduler.after(0.5, partial(self._tick, self.hosts[name], "dispatch"))
 
     def _control(self, what: str) -> None:
         before = self.activity
@@ -156,7 +157,7 @@ class World:
             self.fleet.enqueue(step.arg, int(step.seconds))
         except StoreUnavailable:
             self.scheduler.after(STORE_RETRY, partial(self._enqueue, step))
-        self.pace = 1.0
+        self._nudge()
 
     def _outage(self, step: Step) -> None:
         self.provider.outages.append(Outage(step.at, step.at + step.seconds, step.who, step.arg))
@@ -244,4 +245,4 @@ class World:
                 self.fleet.command(step.arg, call["id"])
             except StoreUnavailable:
                 return
-        self.pace = 1.0
+        self._nudge()

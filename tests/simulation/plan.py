@@ -12,7 +12,7 @@ DAY = 86_400.0
 
 @dataclass(frozen=True)
 class Step:
-    """`at`: true seconds since the start; `what` and the rest as in Faults.do. A repr is a line of a regression."""
+    """`at`: true seconds since the start; `what`: a method of World, which reads the rest. A repr is Python again."""
 
     at: float
     what: str
@@ -22,6 +22,8 @@ class Step:
 
 
 SEAMS = ("begin", "look-up", "handshake", "POST", "answer", "finish")
+# Between the last check of the lease and the first byte no client can close the window.
+SUSPENDABLE = tuple(seam for seam in SEAMS if seam != "POST")
 CONTROL_SEAMS = ("dispatch", "publish", "probe", "collect", "deliver")
 KINDS = ("outage", "clock", "crash", "suspend", "message", "operator", "redis", "list")
 MODES = ("503", "silent", "down", "429", "quota", "slow", "lost", "drip", "page")
@@ -63,7 +65,8 @@ def _fault(r: random.Random, horizon: float, kinds: Sequence[str]) -> Step:
         step = Step(at, "clock", who, r.choice((-3600.0, -120.0, -30.0, 30.0, 120.0, 3600.0)))
     elif kind in ("crash", "suspend"):
         who = r.choice(("w1", "w1", "w2", "w2", "c1", "c2"))
-        seam = r.choice(SEAMS if who[0] == "w" else CONTROL_SEAMS)
+        seams = SEAMS if kind == "crash" else SUSPENDABLE
+        seam = r.choice(seams if who[0] == "w" else CONTROL_SEAMS)
         step = Step(at, kind, who, r.choice((1.0, 20.0, 45.0, 60.0, 100.0, 900.0)), seam)
     elif kind == "message":
         step = Step(at, r.choice(("lose", "double", "late")), seconds=r.choice((1.0, 5.0, 20.0)))

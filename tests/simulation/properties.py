@@ -15,8 +15,9 @@ Calls = Mapping[str, Mapping[str, str]]
 STANDSTILL = 120.0  # seconds for which dispatcher or health may not run although a host is up
 BOUND = 2 * 3600.0  # seconds after the last fault until everything has ended
 LONG_LAG = 100.0  # a list that lags longer than the look-ups last cannot prove an absence
-CIRCLES = 60  # look-ups of one call in a row, without a dial, an end, or a notification
-REQUESTS, REQUEST_S = 100, 10.0  # in an outage: what was under way, and then one request in so many seconds
+HOUR = 3600.0
+CIRCLES = 60  # look-ups of one call in a row, without a dial, an end, or an outage that the admin knows of
+REQUESTS, REQUEST_S = 100, 5.0  # in an outage: what was under way, and then one request in so many seconds
 RAMP_S, RAMP_CALLS = 3.0, 14  # after a recovery: attempts in the first seconds, twice 1 + 2 + 4
 
 
@@ -62,7 +63,7 @@ class Properties:
         if len(self.fleet.seen.alerts) != self._alerts:
             self._alerts = len(self.fleet.seen.alerts)
             self._of_call.clear()
-        self._of_call[id] = self._of_call[id] + 1 if request.path == "list" else 0
+        self._of_call[id] = self._of_call[id] + 1 if request.path == "list" and not self._goes_on() else 0
         if self._of_call[id] > CIRCLES:
             raise Violation("circles", f"{id}: {CIRCLES} look-ups, no dial, no end and nobody was notified")
         if request.path != "dial":
@@ -74,6 +75,11 @@ class Properties:
         rings = self.provider.rings[id]
         if len(rings) > 1 and (self.provider.lag <= LONG_LAG):
             raise Violation("rang_twice", f"{id} rang at {', '.join(f'{ring.at:.1f}' for ring in rings)} s")
+
+    def _goes_on(self) -> bool:
+        """Whether the admin knows of an outage that goes on."""
+        outages = [incident for _, (_, incident) in self.fleet.seen.alerts if incident.kind == "service_down"]
+        return bool(outages) and outages[-1].fires
 
     def _standstill(self) -> None:
         now, world = self.world.scheduler.now, self.world
@@ -118,6 +124,7 @@ class Properties:
         self._all_there(calls)
         self._own(calls)
         self._stuck(calls)
+        self._recovered()
         self._blame(calls)
         self._outages()
         self._notified(calls)
@@ -137,9 +144,18 @@ class Properties:
 
     def _stuck(self, calls: Calls) -> None:
         left = [call for call in calls.values() if call["state"] not in TERMINAL]
-        if left and not self._somebody_knows(""):
+        if left and not (self._goes_on() and self.fleet.gate_now()[0] == "held"):
             states = Counter(call["state"] for call in left)
             raise Violation("stuck", f"{dict(states)} long after the last fault; gate {self.fleet.gate_now()}")
+
+    def _recovered(self) -> None:
+        state, health = self.fleet.gate_now()
+        if (
+            state in ("open", "half_open")
+            and health == "up"
+            and self.world.scheduler.now > self.world.last_fault + HOUR
+        ):
+            raise Violation("no_recovery", f"the gate is {state} an hour after the last fault, and health is {health}")
 
     def _blame(self, calls: Calls) -> None:
         most = self.fleet.rules.retry.max_attempts
@@ -154,8 +170,12 @@ class Properties:
             if call["state"] == "failed" and "contact" not in outcomes[id] and own[id] < most:
                 raise Violation("service_fault", f"{id} failed after {own[id]} dials of its own with the gate closed: "
                                 f"{call.get('reason')}")  # fmt: skip
-            if call["state"] == "needs_review" and not ("no_scope" in outcomes[id] or self.provider.ignores_filter):
+            if call["state"] == "needs_review" and not self._list_alone_is_ill():
                 raise Violation("service_fault", f"{id} needs review: {call.get('reason')}")
+
+    def _list_alone_is_ill(self) -> bool:
+        """Whether the provider, being well, did not say what became of a dial."""
+        return self.provider.ignores_filter or any(outage.paths == "list" for outage in self.provider.outages)
 
     def _outages(self) -> None:
         for outage in self.provider.outages:
@@ -175,7 +195,5 @@ class Properties:
                 raise Violation("nobody_notified", f"calls are {state}, and no alert says so")
 
     def _somebody_knows(self, kind: str) -> bool:
-        given = [incident for _, (_, incident) in self.fleet.seen.alerts]
-        if not kind:
-            return any(incident.fires and incident.held for incident in given[-1:])
-        return any(incident.kind == kind or kind in incident.calls for incident in given)
+        known = [incident for _, (_, incident) in self.fleet.seen.alerts]
+        return any(incident.kind == kind or kind in incident.calls for incident in known)

@@ -17,6 +17,7 @@ from tests.simulation.plan import Step
 from tests.simulation.properties import BOUND, Properties, Violation
 
 ALERTS_S = 900.0  # after the last call has ended: until its alert is out
+RECOVERY_S = 3700.0  # likewise, where the gate is not closed yet
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def run(client: redis.Redis, plan: Sequence[Step]) -> Run:
         while scheduler.now < deadline and scheduler.step():
             properties.after_step()
             if scheduler.steps % 100 == 0 and scheduler.now > world.last_fault:
-                ends = ends or (scheduler.now + ALERTS_S if properties.over() else 0.0)
+                ends = ends or (scheduler.now + wait_for(world) if properties.over() else 0.0)
                 if ends and scheduler.now > ends:
                     break
         properties.at_the_end()
@@ -54,6 +55,11 @@ def run(client: redis.Redis, plan: Sequence[Step]) -> Run:
             scheduler.step()
         scheduler.close()
     return Run(violation, scheduler.now, scheduler.steps, len(world.fleet.calls()), len(world.provider.log))
+
+
+def wait_for(world: World) -> float:
+    """Seconds until nothing more is to be expected."""
+    return ALERTS_S if world.fleet.gate_now()[0] == "closed" else RECOVERY_S
 
 
 @contextmanager
