@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo test simulate chaos lint run
+.PHONY: help install demo test simulate chaos fuzz lint run
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -21,6 +21,9 @@ simulate: .venv/.installed ## Run the fleet through weeks of virtual time (SEED=
 chaos: .venv/.installed ## Kill, cut and stall everything under a campaign (SEED=1), then play each known trap of Celery's
 	@$(BIN)/python -m tests.chaos --seed $(or $(SEED),1)
 	@$(BIN)/python -m pytest tests/chaos
+
+fuzz: .venv/.installed ## Send 10,000 mutated messages to a real worker (SEED=1)
+	@FUZZED_MESSAGES=10000 FUZZED_SEED=$(or $(SEED),1) $(BIN)/python -m pytest -k mutated tests/worker/test_messages.py
 
 lint: .venv/.installed ## Check style, types and import directions
 	$(BIN)/ruff check .

@@ -50,6 +50,8 @@ worker_deduplicate_successful_tasks = False
 task_soft_time_limit = _run - 10
 task_time_limit = _run
 
+# Celery's own consumer ends where a message is not as it expects.
+worker_consumer = "tasks.worker.consumer:Consumer"
 # Calls wait for the network, not for the processor.
 worker_concurrency = 8
 # One message a process: what a worker holds back, nobody else can take.

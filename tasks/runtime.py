@@ -19,6 +19,7 @@ from resilience.circuit_breaker import CircuitBreaker, policy_of
 from resilience.config.settings import Settings
 from resilience.errors import InDoubtError, Sent
 from resilience.store.connection import connect
+from resilience.store.dead_letters import DeadLetters
 from resilience.store.outbox import Outbox
 from resilience.store.scripts import Scripts
 from services.channels.apprise import Apprise
@@ -62,6 +63,7 @@ class Runtime:
     sender: Sender
     crm: Crm | None
     outboxes: Mapping[str, Outbox]
+    dead_letters: DeadLetters
 
 
 def build(settings: Settings, scripts: Scripts | None = None) -> Runtime:
@@ -98,6 +100,7 @@ def build(settings: Settings, scripts: Scripts | None = None) -> Runtime:
         ),
         crm=crm,
         outboxes=outboxes,
+        dead_letters=DeadLetters(scripts, settings.calls.retention),
     )
 
 

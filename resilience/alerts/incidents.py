@@ -54,10 +54,15 @@ def _happen(state: State, name: str, service: str, event: Mapping[str, str]) -> 
     kind = _counted(name, event)
     if kind is None:
         return state
-    group = Group(_number(event, "missed") or 1, _at(event), ((event.get("call_id", ""), _reason(event)),))
+    group = Group(_number(event, "missed") or 1, _at(event), ((_id(event), _reason(event)),))
     if kind in FOLDED and down and down.fires:
         return _with(state, _fold(down, kind, group))
     return _count(state, kind, service, group)
+
+
+def _id(event: Mapping[str, str]) -> str:
+    """What a command shows the event by: a call's id, or a dead letter's."""
+    return event.get("call_id") or event.get("dead_id", "")
 
 
 def _counted(name: str, event: Mapping[str, str]) -> Kind | None:

@@ -26,8 +26,8 @@ class Lasts:
 class Counts:
     """Each event counts. A message says `one` or `many` with a number, what follows by itself, and what to run.
 
-    `run` is a command of `python -m tasks`; few calls, named by their ids, are shown by `calls show` instead. `folded`:
-    how an outage of its service, which causes it, lists it; empty where an outage cannot cause it.
+    `run` is a command of `python -m tasks`; few, named by their ids, are shown by the command `show` instead.
+    `folded`: how an outage of its service, which causes it, lists it; empty where an outage cannot cause it.
     """
 
     severity: Severity
@@ -36,6 +36,7 @@ class Counts:
     next_step: str
     run: str
     folded: str = ""
+    show: str = "calls show"
 
 
 class Kind(StrEnum):
@@ -80,8 +81,19 @@ class Kind(StrEnum):
         "do not run `calls retry`, unless it may ring once more.",
     )  # fmt: skip
     CONTACT_REFUSED = "contact_refused", Counts(
-        "warning", "contact refused", "contacts refused", run="check",
-        next_step="A refused contact is not called. Correct the sender, and send the contact again.",
+        "warning", "contact refused", "contacts refused", run="dead list", show="dead show",
+        next_step="A refused contact is not called. Its message is kept: correct the sender, and send the contact "
+        "again; then remove the message with `dead drop`.",
+    )  # fmt: skip
+    MESSAGE_DEAD = "message_dead", Counts(
+        "warning", "message cannot be a call", "messages cannot be calls", run="dead list", show="dead show",
+        next_step="It is not called, and kept as a dead letter. Correct the sender; `dead requeue` makes it a call "
+        "where its contact can be read, `dead drop` removes it.",
+    )  # fmt: skip
+    DEAD_LETTER_DROPPED = "dead_letter_dropped", Counts(
+        "critical", "dead letter dropped", "dead letters dropped", run="dead list",
+        next_step="There was no room for more, and the oldest are gone. Correct the sender, then requeue or drop the "
+        "letters.",
     )  # fmt: skip
     UNKNOWN_ERROR = "unknown_error", Counts(
         "warning", "unclassified error", "unclassified errors", folded="Unclassified errors", run="check",

@@ -132,7 +132,7 @@ def _shown(notice: Notice, incident: Incident, at: float, secrets: tuple[str, ..
     if isinstance(traits := incident.kind.traits, Counts):
         call = new.examples[0][0] if new.examples and new.count <= len(new.examples) else ""
         view |= {"counted": traits.one if new.count == 1 else traits.many, "next_step": traits.next_step,
-                 "run": f"calls show {shlex.quote(_line(call))}" if call else traits.run}  # fmt: skip
+                 "run": f"{traits.show} {shlex.quote(_line(call))}" if call else traits.run}  # fmt: skip
     sentences: Any = _environment().get_template("sentences.j2").module
     view |= {"headline": sentences.subject(view), "next": sentences.next(view), "command": sentences.command(view)}
     view["examples"] = [_example(id, reason, secrets) for id, reason in new.examples]

@@ -47,15 +47,17 @@ class CallStore(CallReader):
         self._release = self._service.release.model_dump()
         self._new_id = uuid4().hex
 
-    def enqueue(self, contacts: Iterable[Contact], campaign: str, *, now: float | None = None) -> tuple[int, int]:
+    def enqueue(
+        self, contacts: Iterable[Contact], campaign: str, *, delay: float = 0.0, now: float | None = None
+    ) -> tuple[int, int]:
         """Writes the contacts' calls, in batches. Returns how many are new, and how many were known already.
 
-        Raises StoreFull where Redis is full; of that batch nothing was written.
+        `delay`: seconds until they are due. Raises StoreFull where Redis is full; of that batch nothing was written.
         """
         new = known = 0
         for batch in batches(contacts):
             calls = [_as_args(contact, campaign) for contact in batch]
-            answers = self._run("enqueue", now, calls=calls, service=DIALER)
+            answers = self._run("enqueue", now, calls=calls, service=DIALER, delay=ms(delay) or None)
             new, known = new + sum(answers), known + len(answers) - sum(answers)
         return new, known
 

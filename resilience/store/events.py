@@ -35,6 +35,8 @@ class Event(StrEnum):
     CALL_REQUEUED = "call_requeued"
     CALL_DAMAGED = "call_damaged"
     CONTACT_REFUSED = "contact_refused"
+    MESSAGE_DEAD = "message_dead"
+    DEAD_LETTER_DROPPED = "dead_letter_dropped"
     BREAKER_OPENED = "breaker_opened"
     BREAKER_HALF_OPEN = "breaker_half_open"
     BREAKER_CLOSED = "breaker_closed"

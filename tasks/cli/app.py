@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from resilience.errors import StoreUnavailable
-from tasks.cli import alerts, calls, check, enqueue, services, status
+from tasks.cli import alerts, calls, check, dead, enqueue, services, status
 from tasks.cli.output import fail
 
 
@@ -46,4 +46,5 @@ app.command()(status.status)
 app.command()(check.check)
 app.add_typer(calls.app, name="calls")
 app.add_typer(services.app, name="services")
+app.add_typer(dead.app, name="dead")
 app.add_typer(alerts.app, name="alerts")

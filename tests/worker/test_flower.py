@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import requests
+from celery import Celery
 
 from local import child_process
 from resilience.calls.call import State
@@ -45,6 +46,20 @@ def flower(fleet: Fleet) -> Iterator[str]:
         wait_until(sees_the_worker, timeout=30, what="Flower to see the calls worker")
         yield url
         process.terminate()
+
+
+def test_what_another_team_s_client_reports_of_its_message_is_masked(fleet: Fleet, flower: str) -> None:
+    with Celery(broker=fleet.processes.redis.url, set_as_current=False) as client:
+        client.conf.task_send_sent_event = True
+        sent = client.send_task("crm.elsewhere", kwargs={"contact": {"id": "2", "phone": "0014155550112"}}, queue="crm")
+
+    def shown() -> Any:
+        task = requests.get(f"{flower}/api/task/info/{sent.id}", auth=AUTH, timeout=10)
+        return task.ok and task.json().get("kwargs") and task.json()
+
+    task = wait_until(shown, what="Flower to show the task")
+    assert "[number]" in task["kwargs"]
+    assert "4155550112" not in str(task)
 
 
 def test_its_api_enqueues_a_contact_and_shows_the_task_without_the_number(fleet: Fleet, flower: str) -> None:

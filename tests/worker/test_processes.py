@@ -92,7 +92,17 @@ def test_the_template_sets_nothing_as_it_stands() -> None:
 def test_make_alone_lists_every_target() -> None:
     out = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
-    assert re.findall(r"^make (\w+)", out, re.MULTILINE) == ["help", "install", "demo", "test", "chaos", "lint", "run"]
+    assert re.findall(r"^make (\w+)", out, re.MULTILINE) == [
+        "help",
+        "install",
+        "demo",
+        "test",
+        "simulate",
+        "chaos",
+        "fuzz",
+        "lint",
+        "run",
+    ]
 
 
 def test_a_process_that_ends_is_started_again_until_its_group_is_stopped(tmp_path: Path) -> None:

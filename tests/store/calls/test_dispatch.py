@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import redis
 from resilience.calls.store import BACKLOG_CHECK, CallStore
 from resilience.circuit_breaker import CircuitBreaker
 from resilience.store.scripts import Scripts
+from tasks.dispatch import STRAY_LISTS
 from tests.store import steps
 from tests.store.steps import LEASE, OK, REPUBLISH, T0, add, attempt, claim, contact, look, make_settings, refused, trip
 from tests.support import dump
@@ -321,8 +323,7 @@ OURS = json.dumps({"body": "W10=", "headers": {"task": "tasks.calls.place_call",
 
 
 def adopt(scripts: Scripts, most: int = 100) -> int:
-    strays = {"from": "celery", "to": "calls", "task": "tasks.calls.place_call", "most": most, "kept": 60_000}
-    return int(scripts.run("adopt_strays", strays))
+    return int(scripts.run("adopt_strays", {**STRAY_LISTS, "most": most, "kept": 60_000}))
 
 
 def test_a_call_sent_without_a_queue_is_adopted_and_somebody_else_s_message_is_not(
@@ -337,6 +338,31 @@ def test_a_call_sent_without_a_queue_is_adopted_and_somebody_else_s_message_is_n
     assert moved == [1, 0]
     assert client.lrange("calls", 0, -1) == [OURS]
     assert client.lrange("celery", 0, -1) == theirs[::-1]
+
+
+def test_what_was_sent_with_a_priority_is_adopted_too(client: redis.Redis, scripts: Scripts) -> None:
+    client.lpush("calls\x06\x169", OURS, "broken")
+    client.lpush("celery\x06\x163", OURS + " ", json.dumps({"headers": {"task": "shop.send_invoice"}}))
+
+    moved = [adopt(scripts), adopt(scripts)]
+
+    assert moved == [3, 0]
+    assert set(client.lrange("calls", 0, -1)) == {OURS, "broken", OURS + " "}
+    assert client.llen("celery\x06\x163") == 1
+
+
+@pytest.mark.parametrize("before", ["", "x", "xx"])
+@pytest.mark.parametrize("space", [" ", ""])
+def test_a_call_of_protocol_1_is_adopted_although_only_its_body_names_the_task(
+    client: redis.Redis, scripts: Scripts, before: str, space: str
+) -> None:
+    body = f'{{"id": "{before}", "task":{space}"tasks.calls.place_call", "args": []}}'
+    message = json.dumps({"body": base64.b64encode(body.encode()).decode(), "headers": {}})
+    theirs = json.dumps({"body": base64.b64encode(body.encode()).decode(), "headers": {"task": "shop.send_invoice"}})
+    client.lpush("celery", message, theirs)
+
+    assert adopt(scripts) == 1
+    assert client.lrange("celery", 0, -1) == [theirs]
 
 
 def test_messages_that_stay_hide_no_call_behind_them(client: redis.Redis, scripts: Scripts) -> None:

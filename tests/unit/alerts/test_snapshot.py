@@ -22,12 +22,15 @@ SERVICES = {
     Kind.STORE_FULL: "redis",
     Kind.STORE_MEMORY_LOST: "redis",
     Kind.EVENTS_MISSED: "lineman",
+    Kind.MESSAGE_DEAD: "lineman",
+    Kind.DEAD_LETTER_DROPPED: "lineman",
     Kind.UNKNOWN_ERROR: "lineman",
     Kind.TEST: "",
 }
 CALLS = Group(12, SINCE, (("spring:1", "a reason"), ("spring:2", "another"), ("spring:3", "")))
+LETTERS = Group(12, SINCE, (("1f00c0ffee42", "a reason; contact 17; sent by gen1@crm"), ("1f00c0ffee43", "another")))
 NO_CALL = {
-    Kind.CONTACT_REFUSED,
+    Kind.DEAD_LETTER_DROPPED,
     Kind.UNKNOWN_ERROR,
     Kind.EVENTS_MISSED,
     Kind.STORE_FULL,
@@ -40,6 +43,7 @@ def of_kind(kind: Kind) -> Iterator[tuple[Notice, Incident]]:
     start = Incident(SERVICES.get(kind, "elevenlabs"), kind, since=SINCE, fired=SINCE, at=SINCE, reason="a reason")
     if not kind.ends:
         ids = Group(12, SINCE, (("", "a reason"),)) if kind in NO_CALL else CALLS
+        ids = LETTERS if kind in (Kind.CONTACT_REFUSED, Kind.MESSAGE_DEAD) else ids
         yield Notice.OPENED, replace(start, new=replace(ids, count=1, examples=ids.examples[:1]), total=1)
         yield Notice.DIGEST, replace(start, new=ids, total=13)
         return

@@ -126,7 +126,27 @@ def test_a_bad_payload_is_refused_and_changes_nothing(eager: runtime.Runtime, pa
     assert isinstance(result.result, InvalidContact)
     assert sum(eager.store.stats().values()) == 0
     [(_, event)] = eager.scripts.client.xrange("{lineman}:events")
-    assert (event["event"], event["reason"]) == ("contact_refused", str(result.result))
+    assert event["event"] == "contact_refused"
+    assert event["reason"].startswith(str(result.result))
+
+
+def test_a_contact_whose_task_ends_unexpectedly_before_the_store_had_it_is_kept(eager: runtime.Runtime) -> None:
+    eager.scripts.client.set("{lineman}:call:spring:1", "no hash")
+
+    result = place_call.delay(contact=CONTACT, campaign="spring")
+
+    assert result.failed()
+    [letter] = eager.dead_letters.all()
+    assert (letter["contact_id"], letter["campaign"]) == ("1", "spring")
+    assert "before the store had its call" in letter["reason"]
+
+
+def test_a_call_that_fails_in_the_store_is_no_dead_letter(eager: runtime.Runtime, provider: StandIn) -> None:
+    provider.fault("elevenlabs", "dial", "invalid_number")
+
+    place_call.delay(contact=CONTACT, campaign="spring")
+
+    assert list(eager.dead_letters.all()) == []
 
 
 def test_enqueueing_twice_is_harmless(eager: runtime.Runtime) -> None:
