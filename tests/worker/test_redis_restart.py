@@ -35,8 +35,8 @@ def test_the_worker_lives_and_consumes_after_redis_restarts_while_a_retry_waits_
     fleet.processes.redis.start()
     fleet.recover()
 
-    # Without an append-only file the store is empty now: what is shown is that the worker lives and consumes.
     fleet.send({"id": "2", "phone": "+14155550112"}, queue="calls")
     wait_until(lambda: fleet.state("2") == State.PLACED, timeout=20, what="the next call")
+    wait_until(lambda: fleet.state("1") == State.PLACED, timeout=20, what="the call that waited")
     assert fleet.processes.pid("calls") == pid
     assert fleet.processes.dead() is None
