@@ -34,8 +34,8 @@ DIALS = {
     "closed_unread": 4,
     "invalid_number": 3,
 }
-# How it answers a look-up, by weight. `list_lag`: the list shows a call only after LAG_S. A dead key is not among them: it
-# holds the service until an operator comes.
+# How it answers a look-up, by weight. `list_lag`: the list shows a call only after LAG_S. A dead key is not among
+# them: it holds the service until an operator comes.
 LOOK_UPS = {"list_lag": 60, "ok": 20, "unavailable": 8, "forbidden": 6, "closed_unread": 6}
 LAG_S = 1.4  # seconds; less than the time between a dial, however late, and its last look-up
 # Seconds of a slow answer and of silence. Rounded up, they are the Retry-After.

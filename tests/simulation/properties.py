@@ -16,6 +16,7 @@ STANDSTILL = 120.0  # seconds for which dispatcher or health may not run althoug
 BOUND = 2 * 3600.0  # seconds after the last fault until everything has ended
 LONG_LAG = 100.0  # a list that lags longer than the look-ups last cannot prove an absence
 CIRCLES = 60  # look-ups of one call in a row, without a dial, an end, or a notification
+REQUESTS, REQUEST_S = 100, 10.0  # in an outage: what was under way, and then one request in so many seconds
 RAMP_S, RAMP_CALLS = 3.0, 14  # after a recovery: attempts in the first seconds, twice 1 + 2 + 4
 
 
@@ -162,7 +163,7 @@ class Properties:
                 continue
             sent = [r for r in self.provider.log if outage.since <= r.at < outage.until and r.path != "health"]
             sent = [r for r in sent if r.outcome == outage.mode]
-            bound = 60 + (outage.until - outage.since) / 20
+            bound = REQUESTS + (outage.until - outage.since) / REQUEST_S
             if len(sent) > bound:
                 raise Violation(
                     "requests", f"{len(sent)} requests in {outage.until - outage.since:.0f} s of {outage.mode}"
@@ -174,7 +175,7 @@ class Properties:
                 raise Violation("nobody_notified", f"calls are {state}, and no alert says so")
 
     def _somebody_knows(self, kind: str) -> bool:
-        told = [incident for _, (_, incident) in self.fleet.seen.alerts]
+        given = [incident for _, (_, incident) in self.fleet.seen.alerts]
         if not kind:
-            return any(incident.fires and incident.held for incident in told[-1:])
-        return any(incident.kind == kind or kind in incident.calls for incident in told)
+            return any(incident.fires and incident.held for incident in given[-1:])
+        return any(incident.kind == kind or kind in incident.calls for incident in given)

@@ -1,7 +1,7 @@
 """The breaker opens for a sick service, within a few requests, and hardly ever by bad luck.
 
 The gate's own Lua takes the answers, with the time passed in. Where chance decides, the probability is computed and
-not simulated, because 1,000 runs cannot tell 1 in 1,000 from 2 in 1,000; that the gate follows the rule that is
+not simulated, because 1,000 runs cannot part 1 in 1,000 from 2 in 1,000; that the gate follows the rule that is
 computed is then shown request by request.
 """
 

@@ -54,10 +54,10 @@ def port(request: pytest.FixtureRequest) -> Iterator[int]:
 def bounded(step: Callable[[], object], timeout: float) -> None:
     """Runs what must raise StoreUnavailable within the bound that follows from the client's two timeouts."""
     started = time.monotonic()
-    with pytest.raises(StoreUnavailable) as told:
+    with pytest.raises(StoreUnavailable) as given:
         step()
     assert time.monotonic() - started < TRIES * 2 * timeout + REST_S
-    assert "secret" not in str(told.value)
+    assert "secret" not in str(given.value)
 
 
 @pytest.mark.parametrize("step", STEPS)

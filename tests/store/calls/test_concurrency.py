@@ -130,7 +130,7 @@ def test_dispatchers_that_run_at_once_hand_each_call_out_once(store: CallStore) 
 def test_lists_that_are_enqueued_at_once_create_each_call_once(store: CallStore) -> None:
     people = [steps.contact(str(n)) for n in range(300)]
 
-    told = at_once(8, lambda _: store.enqueue(people, "spring", now=T0))
+    given = at_once(8, lambda _: store.enqueue(people, "spring", now=T0))
 
-    assert sum(new for new, _ in told) == 300
+    assert sum(new for new, _ in given) == 300
     assert store.stats()["queued"] == 300

@@ -42,8 +42,8 @@ def test_a_call_that_is_found_is_adopted(store: CallStore, doubtful: str) -> Non
 def test_a_call_that_rang_twice_is_told(client: redis.Redis, store: CallStore, doubtful: str) -> None:
     store.resolve(doubtful, 0, "found", ["conv_7", "conv_8"], now=T0 + 20)
 
-    told = [fields for _, fields in client.xrange("{lineman}:events") if fields["event"] == "call_rang_twice"]
-    assert [fields["conversation_id"] for fields in told] == ["conv_7 conv_8"]
+    given = [fields for _, fields in client.xrange("{lineman}:events") if fields["event"] == "call_rang_twice"]
+    assert [fields["conversation_id"] for fields in given] == ["conv_7 conv_8"]
 
 
 def test_only_so_many_look_ups_that_found_nothing_have_it_dialed_again(store: CallStore, doubtful: str) -> None:
@@ -83,10 +83,10 @@ def test_a_doubt_that_lasts_is_told_once_each_time_a_call_gets_into_one(
     attempt(store, doubtful, steps.DOUBT, T0 + 1000)
     looked_up(store, doubtful, *["error"] * 8, at=T0 + 1020)
 
-    told = [
+    given = [
         int(at["at"]) / 1000 - T0 for _, at in client.xrange("{lineman}:events") if at["event"] == "call_doubt_long"
     ]
-    assert told == [320, 1320]
+    assert given == [320, 1320]
 
 
 def test_the_last_attempt_fails_where_it_never_rang(store: CallStore) -> None:

@@ -1,4 +1,4 @@
-"""Any order of intake, attempts, kills, look-ups, words by hand, ticks and time: the store does what its model does.
+"""Any order of intake, attempts, kills, look-ups, commands, ticks and time: the store does what its model does.
 
 And from wherever that led, a world that is well again brings every call to its end.
 """
@@ -117,18 +117,18 @@ class Calls(RuleBasedStateMachine):
 
     def _begin(self, id: str, owner: str) -> None:
         answer = self.model.begin(id, owner, self.now)
-        told = self.store.begin(id, owner, now=self.seconds)
-        if not isinstance(told, Claim):
-            assert told.answer == answer
+        given = self.store.begin(id, owner, now=self.seconds)
+        if not isinstance(given, Claim):
+            assert given.answer == answer
             return
         assert answer == "go"
-        assert told.attempt <= call_model.ATTEMPTS
-        assert told.attempt_id == f"{id}:{self.model.calls[id].dials}"
-        if (told.owner, told.attempt_id) not in {(claim.owner, claim.attempt_id) for claim in self.begun}:
+        assert given.attempt <= call_model.ATTEMPTS
+        assert given.attempt_id == f"{id}:{self.model.calls[id].dials}"
+        if (given.owner, given.attempt_id) not in {(claim.owner, claim.attempt_id) for claim in self.begun}:
             # One that was killed may have dialed: its id must never come back.
-            assert told.attempt_id not in self.dialed
-            self.dialed.add(told.attempt_id)
-            self.begun.append(told)
+            assert given.attempt_id not in self.dialed
+            self.dialed.add(given.attempt_id)
+            self.begun.append(given)
 
     @rule(data=st.data(), verdict=st.sampled_from(VERDICTS))
     def finish(self, data: st.DataObject, verdict: tuple[Verdict, dict[str, object], dict[str, object]]) -> None:
@@ -142,9 +142,9 @@ class Calls(RuleBasedStateMachine):
             said = replace(said, to=State.FAILED)
         answer = self.model.finish(claim.call_id, claim.owner, said.to.value, self.now, report, **how)
 
-        told = self.store.finish(claim, said, now=self.seconds)
+        given = self.store.finish(claim, said, now=self.seconds)
 
-        assert told.answer == answer
+        assert given.answer == answer
         if answer == "done" and not said.dialed:
             self.dialed.discard(claim.attempt_id)
 
@@ -225,7 +225,7 @@ class Calls(RuleBasedStateMachine):
         return {id for id, call in self.model.calls.items() if call.state in states}
 
     def teardown(self) -> None:
-        """The world is well from here on, a person has released what was held, and no message gets through twice."""
+        """The world is well from here on, an operator has released what was held, and no message is delivered twice."""
         if not hasattr(self, "store"):
             return
         for _, event in self.client.xrange(self.store.scripts.key("events")):

@@ -398,8 +398,8 @@ def test_the_history_tells_each_step_and_the_stream_each_transition(client: redi
     attempt(store, id, steps.RETRY)
     attempt(store, id, steps.PLACED, T0 + 5)
 
-    told = [(line["event"], line.get("attempt_id"), line.get("state")) for line in store.history(id)]
-    assert told == [
+    given = [(line["event"], line.get("attempt_id"), line.get("state")) for line in store.history(id)]
+    assert given == [
         ("call_queued", None, "queued"),
         ("call_dialing", f"{id}:1", "dialing"),
         ("call_retrying", f"{id}:1", "retrying"),
@@ -407,7 +407,7 @@ def test_the_history_tells_each_step_and_the_stream_each_transition(client: redi
         ("call_placed", f"{id}:2", "placed"),
     ]
     streamed = [fields for _, fields in client.xrange("{lineman}:events")]
-    assert [fields["event"] for fields in streamed] == [event for event, _, _ in told[1:]]
+    assert [fields["event"] for fields in streamed] == [event for event, _, _ in given[1:]]
     assert all(fields["call_id"] == id and fields["service"] == DIALER for fields in streamed)
     assert "+49" not in json.dumps(streamed)
 

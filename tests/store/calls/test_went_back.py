@@ -97,7 +97,7 @@ def test_one_that_was_looked_up_is_an_ordinary_call_again(real_redis: redis.Redi
 
 
 class Provider:
-    """Finds what it is told to find, and counts the dials."""
+    """Finds what it is given, and counts the dials."""
 
     def __init__(self, *looks: object) -> None:
         self.looks, self.dials = list(looks), 0

@@ -273,8 +273,8 @@ def test_a_bad_json_line_costs_no_other(fault: bytes, rule: str) -> None:
 
     items = listed(b"\n" + good[0] + fault + b"\r\n\r\n" + good[1] + good[2])
 
-    [(line, told)] = refusals(items)
-    assert (line, told[: len(rule)]) == (3, rule)
+    [(line, given)] = refusals(items)
+    assert (line, given[: len(rule)]) == (3, rule)
     assert ids(items) == ["0", "1", "2"]
 
 

@@ -1,4 +1,4 @@
-"""How a Sentinel set is named, and how kombu is told of it."""
+"""How a Sentinel set is named, and how kombu names it."""
 
 from __future__ import annotations
 
