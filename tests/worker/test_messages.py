@@ -279,7 +279,8 @@ def test_no_event_and_no_answer_of_a_worker_has_a_number(fleet: Fleet, sender: S
     wait_until(lambda: states() >= {"active", "reserved", "scheduled"}, timeout=30, what="a message in each state")
     sender.settle()
 
-    seen += [message["data"] for message in iter(lambda: events.get_message(timeout=0.5), None)]
+    fleet.redis.publish("/0.celeryev/end", "end")
+    seen += iter(lambda: (events.get_message(timeout=5) or {})["data"], "end")
     bodies = [base64.b64decode(json.loads(data)["body"]).decode() for data in seen if isinstance(data, str)]
     assert any("task-received" in body for body in bodies)
     text = json.dumps(seen, default=str) + "".join(bodies)
