@@ -28,7 +28,6 @@ def test_what_was_found_once_does_not_come_back(real_redis: redis.Redis, name: s
     assert done.violation is None, shown(FOUND[name], done)
 
 
-@pytest.mark.xfail(reason="an open gate that no contact waits for is never tried again")
 def test_a_gate_that_no_contact_waits_for_closes(real_redis: redis.Redis) -> None:
     plan = [Step(0.0, "enqueue", seconds=14.0, arg="a"), Step(0.5, "outage", "dial", 3.0, "lost")]
 

@@ -121,8 +121,11 @@ class GateModel:
             self._move("half_open", "service_released", now)
         long = self.checks[-2 * RISE :] == [True] * 2 * RISE
         lent = any(end > now for end in self.lent.values())
-        if long and before == self.state == "half_open" and not lent and not waiting:
-            self._close(now)  # nobody waits to be the probe
+        if long and before == self.state and not waiting:  # nobody waits to be the probe
+            if self.state == "open" and self.wait(now) == 0:
+                self._move("half_open", "breaker_half_open", now)
+            elif self.state == "half_open" and not lent:
+                self._close(now)
 
     def _count(self, outcome: str, code: str, retry_after: int, now: int, source: object) -> None:
         if outcome == "refused":

@@ -133,6 +133,16 @@ def test_where_no_call_waits_to_be_the_probe_health_closes_the_gate(gate: Circui
     assert gate_events(gate)[-1] == "breaker_closed"
 
 
+def test_where_no_call_waits_health_also_tries_a_gate_that_opened_while_it_was_up(gate: CircuitBreaker) -> None:
+    """Twelve dials lost their answers, no other call came: the gate stayed open, and the look-ups went one a minute."""
+    trip(gate)
+    assert look(gate, T0)["state"] == "open"
+
+    states = [gate.health(True, rise=2, fall=3, now=T0 + 15 * n)["state"] for n in range(1, 6)]
+
+    assert states == ["open", "open", "open", "half_open", "closed"]
+
+
 def test_where_a_call_waits_it_is_the_probe(gate: CircuitBreaker, settings: Settings, store: CallStore) -> None:
     check(gate, settings, DOWN, DOWN, DOWN)
     store.enqueue([contact("1")], "spring")

@@ -5,7 +5,7 @@
 -- Invariant: `fall` bad checks in a row mean down and open the gate; `rise` good ones in a row mean up and make an
 -- open gate half open at once. A gate held because of the service's own answer is released by `rise` good checks
 -- that follow a bad one; a gate held by hand is not. Where no call waits to be the probe, 2 x `rise` good checks
--- in a row close a half-open gate.
+-- in a row take its place: they make an open gate half open once its time is over, and close a half-open one.
 local g = gate_load(a.service)
 local good = a.good == 1 and num(g.h_good) + 1 or 0
 local bad = a.good == 1 and 0 or num(g.h_bad) + 1
@@ -27,8 +27,11 @@ elseif turn == 'up' and g.state == 'open' then
   gate_move(g, a.policy, 'half_open', 'breaker_half_open', {['until'] = false})
 elseif good >= a.rise and g.state == 'held' and g.by == 'breaker' and g.bad_since_hold then
   gate_move(g, a.policy, 'half_open', 'service_released', {['until'] = false, by = 'health'})
-elseif good >= 2 * a.rise and g.state == 'half_open' and redis.call('EXISTS', key('deferred', a.service)) == 0
-  and redis.call('ZCOUNT', g.leases, '(' .. int(now), '+inf') == 0 then
-  gate_move(g, a.policy, 'closed', 'breaker_closed', {})
+elseif good >= 2 * a.rise and redis.call('EXISTS', key('deferred', a.service)) == 0 then
+  if g.state == 'open' and gate_wait(g, a.policy) == 0 then
+    gate_move(g, a.policy, 'half_open', 'breaker_half_open', {['until'] = false})
+  elseif g.state == 'half_open' and redis.call('ZCOUNT', g.leases, '(' .. int(now), '+inf') == 0 then
+    gate_move(g, a.policy, 'closed', 'breaker_closed', {})
+  end
 end
 return cjson.encode({health = g.health or 'unknown', changed = turn and 1 or 0, state = g.state})
