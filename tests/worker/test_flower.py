@@ -75,5 +75,5 @@ def test_its_api_enqueues_a_contact_and_shows_the_task_without_the_number(fleet:
         return task.ok and task.json().get("state") == "SUCCESS" and task.json().get("kwargs") and task.json()
 
     task = wait_until(shown, what="Flower to show the task")
-    assert "+14*******11" in task["kwargs"]
-    assert "+14155550111" not in str(task)
+    assert "'phone'" in task["kwargs"]
+    assert "4155550111" not in str(task)
