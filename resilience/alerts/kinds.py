@@ -105,11 +105,6 @@ class Kind(StrEnum):
         next_step="A damaged call is left alone; the other calls go on. Look it up at the provider, and enqueue its "
         "contact under another id only if it did not ring.",
     )  # fmt: skip
-    LOOK_UP_REFUSED = "look_up_refused", Counts(
-        "critical", "look-up refused", "look-ups refused", run="services list",
-        next_step="A call that has to be looked up first waits, and is not dialed. Give the API key the permission to "
-        "list conversations.",
-    )  # fmt: skip
     STORE_FULL = "store_full", Counts(
         "critical", "write refused for lack of memory", "writes refused for lack of memory", run="status",
         next_step="New contacts are refused; calls that are known go on. Give Redis more memory (`maxmemory`), then "
