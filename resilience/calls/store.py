@@ -153,7 +153,7 @@ class CallStore(CallReader):
     def dispatch(self, room: int, *, batch: int = 500, now: float | None = None) -> Work:
         """One tick: what is due, what the gates release, and at most `room` calls for Celery's queue."""
         services = {
-            name: {"policy": policy_of(s), "rate": s.release.rate, "max_rate": s.release.max_rate}
+            name: {"policy": policy_of(s), **s.release.model_dump()}
             for name, s in self.settings.services.items()
             if s.enabled
         }

@@ -7,9 +7,16 @@
 -- Invariant: what is handed out here comes back by its deadline unless somebody moves it on.
 local look_up = {}
 
+-- Each gate is read once a tick; what this tick writes to it is in it.
+local gates = {}
+local function gate(service)
+  gates[service] = gates[service] or gate_load(service)
+  return gates[service]
+end
+
 -- While a service is known to be sick, look-ups are probes: one an interval for all of its calls.
 local function may_look(c)
-  local g = gate_load(c.service)
+  local g = gate(c.service)
   if gate_is_well(g) then return true end
   if num(g.looked_at) + a.look_up_interval > now then return false end
   gate_write(g, a.services[c.service].policy, {looked_at = now})
@@ -39,7 +46,7 @@ local function take_due(id)
     call_wait(c)
   elseif c.state == 'dialing' then
     local reason = 'the worker did not report in time'
-    local g = gate_load(c.service)
+    local g = gate(c.service)
     local probe = not gate_is_well(g) and 1 or nil
     gate_report(g, a.services[c.service].policy,
       {gen = num(c.gen), token = c.owner, source = c.id, outcome = 'failure', reason = reason})
@@ -66,7 +73,7 @@ local function allowance(g, s)
 end
 
 local function release(service, s)
-  local deferred, g = key('deferred', service), gate_load(service)
+  local deferred, g = key('deferred', service), gate(service)
   if g.state == 'closed' and num(g.ramp_at) < ramp_start(g) and ramp_start(g) <= now then
     gate_write(g, s.policy, {ramp_at = now})
   end
